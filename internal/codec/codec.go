@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package codec compresses chunks. Decoding is bounded by the length that was
+// authenticated with the chunk, so that no input can make it allocate more.
+package codec
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/stillpoint-go/protect/internal/ondisk"
+)
+
+// Codec compresses and decompresses chunks. It is safe for concurrent use.
+type Codec struct {
+	enc *zstd.Encoder
+	dec *zstd.Decoder
+}
+
+// New returns a codec that uses up to GOMAXPROCS processors.
+func New() *Codec {
+	enc, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)),
+		zstd.WithEncoderCRC(false), // the seal is stronger
+		zstd.WithWindowSize(1<<20),
+		zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		panic(err) // the options are constant
+	}
+	dec, err := zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)),
+		zstd.WithDecoderMaxMemory(ondisk.MaxChunk),
+		zstd.WithDecoderMaxWindow(ondisk.MaxChunk),
+		zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		panic(err) // the options are constant
+	}
+	return &Codec{enc: enc, dec: dec}
+}
+
+// Compress appends the stored form of plain to dst and says which it is.
+// Content that hardly shrinks is stored as it is: reading it back is faster.
+func (c *Codec) Compress(dst, plain []byte) ([]byte, ondisk.Codec) {
+	out := c.enc.EncodeAll(plain, dst)
+	if len(out)-len(dst) < len(plain)-len(plain)/32 {
+		return out, ondisk.Zstd
+	}
+	return append(dst, plain...), ondisk.Raw
+}
+
+var errLength = errors.New("codec: decoded length differs from the authenticated one")
+
+// Decompress returns the plaintext of body, which has exactly size bytes. The
+// result aliases body if it was stored as it is.
+func (c *Codec) Decompress(body []byte, codec ondisk.Codec, size int) ([]byte, error) {
+	switch codec {
+	case ondisk.Raw:
+		if len(body) != size {
+			return nil, errLength
+		}
+		return body, nil
+	case ondisk.Zstd:
+		if size < 0 || size > ondisk.MaxChunk {
+			return nil, errLength
+		}
+		// The limit is on the capacity, which must not be zero.
+		out, err := c.dec.DecodeAll(body, make([]byte, 0, max(size, 1)))
+		if err != nil {
+			return nil, fmt.Errorf("codec: %w", err)
+		}
+		if len(out) != size {
+			return nil, errLength
+		}
+		return out, nil
+	default:
+		return nil, fmt.Errorf("codec: unknown codec %d", codec)
+	}
+}

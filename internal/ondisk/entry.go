@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ondisk
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// EntryType says what a tree entry is.
+type EntryType uint8
+
+// The entry types. Values are part of the format.
+const (
+	TypeDir     EntryType = 1
+	TypeFile    EntryType = 2
+	TypeSymlink EntryType = 3
+	// TypeLink is a further name of a file: Target is the path of its first
+	// entry in the same volume.
+	TypeLink EntryType = 4
+)
+
+// Entry is one file system object of a volume. Its path is the key under which
+// the tree holds it.
+type Entry struct {
+	Type    EntryType
+	Mode    uint32 // permission and setuid, setgid, sticky bits as in stat(2)
+	UID     uint32
+	GID     uint32
+	Size    uint64
+	ModTime time.Time
+	Target  string // of TypeSymlink and TypeLink
+	Xattrs  []Xattr
+	// Hash is the keyed hash of the content of a small file: it tells a later
+	// session that the file is unchanged, whatever chunk it shares.
+	Hash ID
+	// Extents is the content in order. Maps that are too long for the entry
+	// are in a tree of their own, at Map.
+	Extents []Slice
+	Map     *Root
+}
+
+// Xattr is an extended attribute. Names are in ascending order in an entry.
+type Xattr struct {
+	Name  string
+	Value []byte
+}
+
+// Root refers to a tree.
+type Root struct {
+	ID     ID
+	Height uint8
+}
+
+// Field tags of an entry, in the order in which they must appear. A reader
+// refuses a tag that it does not know, unless it is >= optionalTag.
+const (
+	tagMeta     = 1
+	tagTarget   = 2
+	tagXattrs   = 3
+	tagHash     = 4
+	tagExtents  = 5
+	tagMap      = 6
+	optionalTag = 128
+)
+
+const (
+	modeMask   = 0o7777
+	maxExtents = MaxNode / 3
+)
+
+// AppendEntry appends the encoding of e.
+func AppendEntry(b []byte, e *Entry) []byte {
+	m := AppendUvarint([]byte{byte(e.Type)}, uint64(e.Mode))
+	m = AppendUvarint(m, uint64(e.UID))
+	m = AppendUvarint(m, uint64(e.GID))
+	m = AppendUvarint(m, e.Size)
+	sec := e.ModTime.Unix()
+	m = AppendUvarint(m, uint64(sec<<1)^uint64(sec>>63)) //nolint:gosec // zigzag
+	m = AppendUvarint(m, uint64(e.ModTime.Nanosecond())) //nolint:gosec // not negative
+	b = appendField(b, tagMeta, m)
+	if e.Target != "" {
+		b = appendField(b, tagTarget, []byte(e.Target))
+	}
+	if len(e.Xattrs) > 0 {
+		var x []byte
+		for _, a := range e.Xattrs {
+			x = AppendBytes(AppendBytes(x, a.Name), a.Value)
+		}
+		b = appendField(b, tagXattrs, x)
+	}
+	if !e.Hash.IsZero() {
+		b = appendField(b, tagHash, e.Hash[:])
+	}
+	if len(e.Extents) > 0 {
+		var x []byte
+		for _, s := range e.Extents {
+			x = AppendSlice(x, s)
+		}
+		b = appendField(b, tagExtents, x)
+	}
+	if e.Map != nil {
+		b = appendField(b, tagMap, append(e.Map.ID[:], e.Map.Height))
+	}
+	return b
+}
+
+func appendField(b []byte, tag uint64, p []byte) []byte {
+	return AppendBytes(AppendUvarint(b, tag), p)
+}
+
+// DecodeEntry decodes and validates an entry.
+func DecodeEntry(b []byte) (*Entry, error) {
+	d := NewDecoder(b)
+	e := &Entry{}
+	var last uint64
+	for d.Len() > 0 {
+		tag := d.Uvarint(1 << 32)
+		p := NewDecoder(d.Bytes(MaxNode))
+		if d.err != nil {
+			break
+		}
+		if tag <= last {
+			d.fail("fields out of order")
+			break
+		}
+		last = tag
+		if p.Len() == 0 {
+			d.fail("empty field") // an absent one says the same
+			break
+		}
+		e.decodeField(tag, p)
+		if tag >= optionalTag {
+			continue
+		}
+		if err := p.Done(); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.Done(); err != nil {
+		return nil, err
+	}
+	return e, e.validate()
+}
+
+func (e *Entry) decodeField(tag uint64, p *Decoder) {
+	switch tag {
+	case tagMeta:
+		e.Type = EntryType(p.Byte())
+		e.Mode = uint32(p.Uvarint(modeMask))   //nolint:gosec // bounded
+		e.UID = uint32(p.Uvarint(1<<32 - 1))   //nolint:gosec // bounded
+		e.GID = uint32(p.Uvarint(1<<32 - 1))   //nolint:gosec // bounded
+		e.Size = p.Uvarint(1 << 62)            // what an int64 offset can address
+		zz := p.Uvarint(1<<64 - 1)             // zigzag
+		sec := int64(zz>>1) ^ -int64(zz&1)     //nolint:gosec // zigzag
+		nsec := int64(p.Uvarint(1e9 - 1))      //nolint:gosec // bounded
+		e.ModTime = time.Unix(sec, nsec).UTC() // the zone is not stored
+	case tagTarget:
+		e.Target = string(p.Fixed(p.Len()))
+	case tagXattrs:
+		for p.Len() > 0 && p.err == nil {
+			e.Xattrs = append(e.Xattrs, Xattr{Name: string(p.Bytes(MaxName)), Value: p.Bytes(MaxXattrBytes)})
+		}
+	case tagHash:
+		copy(e.Hash[:], p.Fixed(len(e.Hash)))
+		if e.Hash.IsZero() {
+			p.fail("zero hash")
+		}
+	case tagExtents:
+		for p.Len() > 0 && p.err == nil && len(e.Extents) < maxExtents {
+			e.Extents = append(e.Extents, p.Slice())
+		}
+	case tagMap:
+		e.Map = &Root{}
+		copy(e.Map.ID[:], p.Fixed(len(e.Map.ID)))
+		e.Map.Height = p.Byte()
+		if e.Map.Height >= MaxTreeHeight {
+			p.fail("tree too high")
+		}
+	default:
+		if tag < optionalTag {
+			p.fail("unknown field")
+		}
+	}
+}
+
+func (e *Entry) validate() error {
+	bad := func(what string) error { return fmt.Errorf("%w: entry: %s", ErrMalformed, what) }
+	hasTarget := e.Type == TypeSymlink || e.Type == TypeLink
+	hasData := e.Type == TypeFile
+	switch {
+	case e.Type < TypeDir || e.Type > TypeLink:
+		return bad("unknown type")
+	case hasTarget != (e.Target != ""):
+		return bad("target")
+	case strings.ContainsRune(e.Target, 0):
+		return bad("NUL in target")
+	case e.Type == TypeSymlink && len(e.Target) > MaxLink:
+		return bad("target too long")
+	case e.Type == TypeLink && !ValidPath(e.Target):
+		return bad("link to an invalid path")
+	case !hasData && (e.Size != 0 || len(e.Extents) > 0 || e.Map != nil || !e.Hash.IsZero()):
+		return bad("data in something that is not a file")
+	case e.Map != nil && len(e.Extents) > 0:
+		return bad("two extent maps")
+	case len(e.Xattrs) > MaxXattrs:
+		return bad("too many attributes")
+	}
+	total := 0
+	for i, a := range e.Xattrs {
+		total += len(a.Name) + len(a.Value)
+		if a.Name == "" || strings.ContainsRune(a.Name, 0) || i > 0 && a.Name <= e.Xattrs[i-1].Name {
+			return bad("attribute names")
+		}
+	}
+	if total > MaxXattrBytes {
+		return bad("attributes too large")
+	}
+	if hasData && e.Map == nil {
+		var n uint64
+		for _, s := range e.Extents {
+			if n += s.Len; n > e.Size {
+				return bad("extents exceed the size")
+			}
+		}
+		if n != e.Size {
+			return bad("extents do not add up to the size")
+		}
+	}
+	return nil
+}
+
+// ValidName reports whether s may be a path component: 1 to 255 bytes, neither
+// "." nor "..", without slash and NUL. Whether the target platform can hold the
+// name is for the restore to decide.
+func ValidName(s string) bool {
+	return s != "" && len(s) <= MaxName && s != "." && s != ".." && !strings.ContainsAny(s, "/\x00")
+}
+
+// ValidPath reports whether p is a relative path of valid names within limits;
+// "." is the root of a volume.
+func ValidPath(p string) bool {
+	if p == "." {
+		return true
+	}
+	if len(p) > MaxPath || strings.Count(p, "/") >= MaxDepth {
+		return false
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if !ValidName(name) {
+			return false
+		}
+	}
+	return true
+}
+
+// PathKey returns the tree key of a valid path. NUL separates the components,
+// so that byte order is the order of a depth-first walk.
+func PathKey(p string) []byte {
+	if p == "." {
+		return nil
+	}
+	return []byte(strings.ReplaceAll(p, "/", "\x00"))
+}
+
+// KeyPath is the inverse of PathKey. It fails for a key that no valid path has.
+func KeyPath(key []byte) (string, error) {
+	if len(key) == 0 {
+		return ".", nil
+	}
+	if strings.ContainsRune(string(key), '/') {
+		return "", fmt.Errorf("%w: slash in a name", ErrMalformed)
+	}
+	p := strings.ReplaceAll(string(key), "\x00", "/")
+	if p == "." || !ValidPath(p) {
+		return "", fmt.Errorf("%w: invalid path", ErrMalformed)
+	}
+	return p, nil
+}

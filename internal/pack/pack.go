@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pack is the format of pack objects: sealed chunks back to back,
+// without readable frames, then a sealed footer that describes them.
+//
+//	magic (8) | salt of the session (32) | sealed chunks | sealed footer |
+//	length of the sealed footer (4) | magic (8)
+//
+// The footer and the index segments hold the same facts, so that either can be
+// rebuilt from the other.
+package pack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/seal"
+)
+
+const (
+	magic   = "PROTPAK\x00"
+	header  = len(magic) + len(seal.Salt{})
+	trailer = 4 + len(magic)
+)
+
+// Overhead is an upper bound of what a pack is longer than its sealed chunks,
+// apart from EntrySize for each.
+const Overhead = header + trailer + seal.ObjectOverhead + 64
+
+// EntrySize is an upper bound of the footer's share of one chunk.
+const EntrySize = 32 + 2 + 5 + 5
+
+// ErrMalformed reports a pack that breaks the rules of the format.
+var ErrMalformed = errors.New("malformed pack")
+
+// Entry describes one sealed chunk of a pack.
+type Entry struct {
+	ID     ondisk.ID
+	Kind   ondisk.Kind
+	Codec  ondisk.Codec
+	Offset uint32 // of the sealed chunk in the pack
+	Sealed uint32 // its length
+	Plain  uint32 // length of the plaintext
+}
+
+// AAD returns what the sealed chunk is bound to.
+func (e Entry) AAD() seal.ChunkAAD {
+	return seal.ChunkAAD{ID: e.ID, Kind: e.Kind, Codec: e.Codec, Plain: e.Plain}
+}
+
+// Builder collects the chunks of one pack in memory.
+type Builder struct {
+	buf     []byte
+	entries []Entry
+}
+
+// NewBuilder starts a pack of a session. It reuses buf if that is large
+// enough.
+func NewBuilder(buf []byte, salt seal.Salt) *Builder {
+	return &Builder{buf: append(append(buf[:0], magic...), salt[:]...)}
+}
+
+// Add appends a sealed chunk. Offset and Sealed of e are set by Add.
+func (b *Builder) Add(e Entry, sealed []byte) {
+	e.Offset = uint32(len(b.buf))  //nolint:gosec // below MaxPack
+	e.Sealed = uint32(len(sealed)) //nolint:gosec // below MaxChunk
+	b.buf = append(b.buf, sealed...)
+	b.entries = append(b.entries, e)
+}
+
+// Len returns the size that the pack would have, as an upper bound.
+func (b *Builder) Len() int { return len(b.buf) + Overhead + EntrySize*len(b.entries) }
+
+// Entries returns the chunks so far.
+func (b *Builder) Entries() []Entry { return b.entries }
+
+// Finish appends the footer and returns the pack to be stored under key.
+func (b *Builder) Finish(keys *seal.Keys, key string) []byte {
+	f := ondisk.AppendUvarint(nil, uint64(len(b.entries)))
+	for _, e := range b.entries {
+		f = append(f, e.ID[:]...)
+		f = append(f, byte(e.Kind), byte(e.Codec))
+		f = ondisk.AppendUvarint(f, uint64(e.Sealed))
+		f = ondisk.AppendUvarint(f, uint64(e.Plain))
+	}
+	sealed := keys.SealObject(key, f)
+	b.buf = append(b.buf, sealed...)
+	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(sealed))) //nolint:gosec // below MaxFooter
+	return append(b.buf, magic...)
+}
+
+// Parse reads the salt and the footer of a whole pack that was stored under
+// key. The entries describe every byte between header and footer.
+func Parse(keys *seal.Keys, key string, data []byte) (seal.Salt, []Entry, error) {
+	var salt seal.Salt
+	bad := func(what string) (seal.Salt, []Entry, error) {
+		return salt, nil, fmt.Errorf("%w: %s", ErrMalformed, what)
+	}
+	if len(data) < header+trailer || len(data) > ondisk.MaxPack {
+		return bad("size")
+	}
+	tail := data[len(data)-trailer:]
+	if string(data[:len(magic)]) != magic || string(tail[4:]) != magic {
+		return bad("magic")
+	}
+	copy(salt[:], data[len(magic):])
+	size := int64(binary.LittleEndian.Uint32(tail))
+	start := int64(len(data)-trailer) - size
+	if start < int64(header) || size > ondisk.MaxFooter {
+		return bad("footer length")
+	}
+	plain, err := keys.OpenObject(key, data[start:len(data)-trailer])
+	if err != nil {
+		return salt, nil, fmt.Errorf("footer: %w", err)
+	}
+	entries, err := decodeFooter(plain)
+	if err != nil {
+		return salt, nil, err
+	}
+	end := int64(header)
+	if n := len(entries); n > 0 {
+		end = int64(entries[n-1].Offset) + int64(entries[n-1].Sealed)
+	}
+	if end != start {
+		return bad("chunks do not fill the pack")
+	}
+	return salt, entries, nil
+}
+
+func decodeFooter(plain []byte) ([]Entry, error) {
+	d := ondisk.NewDecoder(plain)
+	n := int(d.Uvarint(ondisk.MaxPackEntries)) //nolint:gosec // bounded
+	entries := make([]Entry, 0, min(n, d.Len()/36))
+	off := uint64(header)
+	for range n {
+		var e Entry
+		copy(e.ID[:], d.Fixed(len(e.ID)))
+		e.Kind, e.Codec = ondisk.Kind(d.Byte()), ondisk.Codec(d.Byte())
+		e.Offset = uint32(off)                                        //nolint:gosec // checked below
+		e.Sealed = uint32(d.Uvarint(ondisk.MaxChunk + seal.Overhead)) //nolint:gosec // bounded
+		e.Plain = uint32(d.Uvarint(ondisk.MaxChunk))                  //nolint:gosec // bounded
+		if off += uint64(e.Sealed); d.Err() != nil || off > ondisk.MaxPack {
+			break
+		}
+		entries = append(entries, e)
+	}
+	if err := d.Done(); err != nil {
+		return nil, fmt.Errorf("footer: %w", err)
+	}
+	if len(entries) != n {
+		return nil, fmt.Errorf("%w: footer", ErrMalformed)
+	}
+	return entries, nil
+}

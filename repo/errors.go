@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+var (
+	// ErrCorrupt reports that stored bytes are not what was written: damaged,
+	// forged, exchanged or missing. The error is a *CorruptError.
+	ErrCorrupt = errors.New("repository is damaged")
+
+	// ErrKey reports that no key slot of the repository opens with the key.
+	ErrKey = errors.New("the key does not open the repository")
+
+	// ErrFormat reports a repository that this version cannot handle.
+	ErrFormat = errors.New("repository format is not supported")
+
+	// ErrAmbiguous reports that the store never gave a definite answer to the
+	// commit: the recovery point may be there, now or later. Writing it again
+	// under the same ID resolves this.
+	ErrAmbiguous = errors.New("outcome of the commit is unknown")
+)
+
+// CorruptError says what is damaged. It matches ErrCorrupt.
+type CorruptError struct {
+	Object string // key of the damaged or missing object; empty if not known
+	Chunk  string // id of the chunk concerned, in hex, if any
+	Err    error
+}
+
+// Error implements error.
+func (e *CorruptError) Error() string {
+	var b strings.Builder
+	b.WriteString(ErrCorrupt.Error())
+	if e.Object != "" {
+		fmt.Fprintf(&b, ": object %s", e.Object)
+	}
+	if e.Chunk != "" {
+		fmt.Fprintf(&b, ": chunk %.16s", e.Chunk)
+	}
+	fmt.Fprintf(&b, ": %v", e.Err)
+	return b.String()
+}
+
+// Unwrap returns ErrCorrupt and the cause.
+func (e *CorruptError) Unwrap() []error { return []error{ErrCorrupt, e.Err} }
+
+func corrupt(object string, err error) error { return &CorruptError{Object: object, Err: err} }

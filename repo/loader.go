@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+
+	"github.com/stillpoint-go/protect/internal/index"
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/store"
+	"github.com/stillpoint-go/protect/internal/tree"
+)
+
+// loader reads chunks, verifies them, and keeps the most recently used ones.
+// Several callers that want the same chunk at once share one read.
+type loader struct {
+	r      *Repository
+	limit  int64
+	mu     sync.Mutex
+	chunks map[ondisk.ID]*cached
+	recent *list.List // of *cached, the most recently used first
+	size   int64
+}
+
+// cached is a chunk that is in memory or on its way there.
+type cached struct {
+	id    ondisk.ID
+	ready chan struct{} // closed when data or err is set
+	data  []byte
+	err   error
+	place *list.Element // nil until data is there
+}
+
+func newLoader(r *Repository, limit int64) *loader {
+	return &loader{r: r, limit: limit, chunks: map[ondisk.ID]*cached{}, recent: list.New()}
+}
+
+// node returns a reader of tree nodes of one kind.
+func (l *loader) node(kind ondisk.Kind) tree.Get {
+	return func(ctx context.Context, id ondisk.ID) ([]byte, error) { return l.get(ctx, id, kind) }
+}
+
+// get returns the plaintext of a chunk, which must not be modified.
+func (l *loader) get(ctx context.Context, id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
+	for {
+		c, mine := l.claim(id)
+		if mine {
+			l.load(ctx, c, kind)
+			return c.data, c.err
+		}
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		// A failure may have been that of the other caller's context.
+		if c.err == nil || !errors.Is(c.err, context.Canceled) && !errors.Is(c.err, context.DeadlineExceeded) {
+			return c.data, c.err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// claim returns the chunk's place in the cache, and whether the caller is the
+// one to load it.
+func (l *loader) claim(id ondisk.ID) (c *cached, mine bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.chunks[id]; c != nil {
+		if c.place != nil {
+			l.recent.MoveToFront(c.place)
+		}
+		return c, false
+	}
+	c = &cached{id: id, ready: make(chan struct{})}
+	l.chunks[id] = c
+	return c, true
+}
+
+func (l *loader) load(ctx context.Context, c *cached, kind ondisk.Kind) {
+	defer close(c.ready)
+	c.data, c.err = l.fetch(ctx, c.id, kind)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.err != nil {
+		delete(l.chunks, c.id)
+		return
+	}
+	c.place = l.recent.PushFront(c)
+	l.size += int64(len(c.data))
+	for l.size > l.limit && l.recent.Len() > 1 {
+		old := l.recent.Remove(l.recent.Back()).(*cached) //nolint:forcetypeassert // our own list
+		l.size -= int64(len(old.data))
+		delete(l.chunks, old.id)
+	}
+}
+
+func (l *loader) fetch(ctx context.Context, id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
+	at, ok := l.r.find(id)
+	if !ok {
+		return nil, &CorruptError{Chunk: id.String(), Err: errors.New("chunk is not in the index")}
+	}
+	key := at.Pack.Ref.Key()
+	damaged := func(err error) error { return &CorruptError{Object: key, Chunk: id.String(), Err: err} }
+	if at.Entry.Kind != kind {
+		return nil, damaged(fmt.Errorf("chunk is of kind %d, not %d", at.Entry.Kind, kind))
+	}
+	sealed, err := l.r.store.GetRange(ctx, key, int64(at.Entry.Offset), int64(at.Entry.Sealed))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, store.ErrShort) {
+		return nil, damaged(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	plain, err := l.r.open(at, sealed)
+	if err != nil {
+		return nil, damaged(err)
+	}
+	return plain, nil
+}
+
+// open verifies and decodes a sealed chunk.
+func (r *Repository) open(at index.Location, sealed []byte) ([]byte, error) {
+	e := at.Entry
+	body, err := r.keys.Chunks(at.Pack.Salt).Open(nil, sealed, e.AAD())
+	if err != nil {
+		return nil, err
+	}
+	plain, err := r.codec.Decompress(body, e.Codec, int(e.Plain))
+	if err != nil {
+		return nil, err
+	}
+	// Whoever holds the key could still have sealed other content under the id.
+	if r.keys.ChunkID(plain) != e.ID {
+		return nil, errors.New("content does not match the chunk id")
+	}
+	return plain, nil
+}

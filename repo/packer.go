@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/stillpoint-go/protect/internal/index"
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/pack"
+	"github.com/stillpoint-go/protect/internal/seal"
+)
+
+const (
+	packTarget = 32 << 20 // a pack is stored when it reaches this size
+	uploads    = 2        // packs on their way to the store
+)
+
+// packer turns chunks into packs of one session. Data and metadata go to packs
+// of their own, so that listings can be read without data.
+type packer struct {
+	r       *Repository
+	session [16]byte
+	salt    seal.Salt
+	chunks  *seal.Chunks
+
+	ctx    context.Context //nolint:containedctx // that of the session, which owns the goroutines below
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	helper chan struct{} // a token for each goroutine that seals
+	upload chan struct{} // a token for each goroutine that stores a pack
+
+	mu struct {
+		sync.Mutex
+		seen  map[ondisk.ID]struct{} // chunks of this session
+		open  [2]*pack.Builder       // data, metadata
+		packs []index.Pack           // stored
+		next  uint32                 // number of the next pack
+		free  [][]byte               // buffers of packs
+	}
+	fresh, stored, count atomic.Int64
+}
+
+func newPacker(ctx context.Context, r *Repository, session [16]byte) *packer {
+	p := &packer{
+		r: r, session: session, salt: seal.NewSalt(),
+		helper: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		upload: make(chan struct{}, uploads),
+	}
+	p.chunks = r.keys.Chunks(p.salt)
+	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	p.mu.seen = map[ondisk.ID]struct{}{}
+	return p
+}
+
+// put stores a chunk unless the repository has it, and returns its id. The
+// work is done by a helper goroutine if one is free, which then gets a copy,
+// and by the caller otherwise: so memory is bounded, and nobody waits while
+// there is work to do. Errors of helpers end the session.
+func (p *packer) put(kind ondisk.Kind, data []byte) (ondisk.ID, error) {
+	if err := context.Cause(p.ctx); err != nil {
+		return ondisk.ID{}, err
+	}
+	id := p.r.keys.ChunkID(data)
+	if !p.claim(id) {
+		return id, nil
+	}
+	p.fresh.Add(int64(len(data)))
+	p.count.Add(1)
+	select {
+	case p.helper <- struct{}{}:
+		own := bytes.Clone(data)
+		p.wg.Go(func() {
+			defer func() { <-p.helper }()
+			if err := p.add(id, kind, own); err != nil {
+				p.cancel(err)
+			}
+		})
+		return id, nil
+	default:
+		return id, p.add(id, kind, data)
+	}
+}
+
+// claim reports whether the chunk must be stored, and by the caller.
+func (p *packer) claim(id ondisk.ID) bool {
+	p.mu.Lock()
+	_, seen := p.mu.seen[id]
+	if !seen {
+		p.mu.seen[id] = struct{}{}
+	}
+	p.mu.Unlock()
+	if seen {
+		return false
+	}
+	_, stored := p.r.find(id)
+	return !stored
+}
+
+// add compresses, seals and verifies a chunk and appends it to a pack.
+func (p *packer) add(id ondisk.ID, kind ondisk.Kind, plain []byte) error {
+	bufs := p.r.buffers.Get().(*[2][]byte) //nolint:forcetypeassert // our own pool
+	defer p.r.buffers.Put(bufs)
+	body, codec := p.r.codec.Compress(bufs[0][:0], plain)
+	e := pack.Entry{ID: id, Kind: kind, Codec: codec, Plain: uint32(len(plain))} //nolint:gosec // below MaxChunk
+	sealed := p.chunks.Seal(bufs[1][:0], body, e.AAD())
+	bufs[1] = sealed
+
+	// Verify before upload: a wrong bit of this machine must not get stored.
+	opened, err := p.chunks.Open(body[:0], sealed, e.AAD())
+	if err == nil {
+		bufs[0] = opened
+		opened, err = p.r.codec.Decompress(opened, codec, len(plain))
+	}
+	if err != nil || !bytes.Equal(opened, plain) {
+		return fmt.Errorf("chunk does not decode to what was encoded; this machine's memory or processor is faulty: %w", errors.Join(ErrCorrupt, err))
+	}
+	return p.append(e, sealed)
+}
+
+func (p *packer) append(e pack.Entry, sealed []byte) error {
+	slot := 0
+	if e.Kind.Meta() {
+		slot = 1
+	}
+	p.mu.Lock()
+	b := p.mu.open[slot]
+	var full *pack.Builder
+	if b != nil && b.Len()+len(sealed)+pack.EntrySize > packTarget && len(b.Entries()) > 0 {
+		full, b = b, nil
+	}
+	if b == nil {
+		b = pack.NewBuilder(p.buffer(), p.salt)
+		p.mu.open[slot] = b
+	}
+	b.Add(e, sealed)
+	p.mu.Unlock()
+	if full != nil {
+		return p.store(full)
+	}
+	return nil
+}
+
+// buffer returns memory for a pack. The caller holds the lock.
+func (p *packer) buffer() []byte {
+	if n := len(p.mu.free); n > 0 {
+		b := p.mu.free[n-1]
+		p.mu.free = p.mu.free[:n-1]
+		return b
+	}
+	return nil
+}
+
+// store starts to upload a pack, once fewer than the allowed number of others
+// are on their way.
+func (p *packer) store(b *pack.Builder) error {
+	select {
+	case p.upload <- struct{}{}:
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+	p.mu.Lock()
+	ref := ondisk.PackRef{Session: p.session, Seq: p.mu.next}
+	p.mu.next++
+	p.mu.Unlock()
+	p.wg.Go(func() {
+		defer func() { <-p.upload }()
+		data := b.Finish(p.r.keys, ref.Key())
+		if err := p.r.store.Put(p.ctx, ref.Key(), data); err != nil {
+			p.cancel(err)
+			return
+		}
+		p.stored.Add(int64(len(data)))
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.mu.packs = append(p.mu.packs, index.Pack{Ref: ref, Salt: p.salt, Size: uint32(len(data)), Entries: b.Entries()}) //nolint:gosec // below MaxPack
+		p.mu.free = append(p.mu.free, data)
+	})
+	return nil
+}
+
+// finish stores the packs that are still open, and then the index segments of
+// the session, whose number it returns. Nobody puts chunks any more.
+func (p *packer) finish() (int, error) {
+	p.wg.Wait() // helpers append to the open packs
+	for i, b := range p.mu.open {
+		if b == nil {
+			continue
+		}
+		p.mu.open[i] = nil
+		if err := p.store(b); err != nil {
+			return 0, err
+		}
+	}
+	p.wg.Wait()
+	if err := context.Cause(p.ctx); err != nil {
+		return 0, err
+	}
+	return p.storeIndex()
+}
+
+func (p *packer) storeIndex() (int, error) {
+	n := 0
+	for rest := p.mu.packs; len(rest) > 0; n++ {
+		take, chunks := 0, 0
+		for take < len(rest) {
+			chunks += len(rest[take].Entries)
+			if take > 0 && index.Size(take+1, chunks) > ondisk.MaxSegment {
+				break
+			}
+			take++
+		}
+		key := segmentKey(p.session, n)
+		obj := p.r.keys.SealObject(key, index.Encode(rest[:take]))
+		if err := p.r.store.Put(p.ctx, key, obj); err != nil {
+			return 0, err
+		}
+		p.stored.Add(int64(len(obj)))
+		rest = rest[take:]
+	}
+	return n, nil
+}
+
+// close ends what is still running.
+func (p *packer) close() {
+	p.cancel(errors.New("repo: the session is over"))
+	p.wg.Wait()
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package repo is a deduplicating, encrypted repository of recovery points in
+// any bucket that gocloud.dev/blob can open.
+//
+// [Init] creates a repository and [Open] opens it, with a [Key] that unlocks
+// its root key. [Repository.Write] runs one session: it stores file trees and
+// streams, and commits them as a [Point]. [Repository.Tree] reads them back.
+// [Repository.Verify] checks that what is stored is complete and authentic.
+//
+// # What is stored
+//
+// Contents are cut into chunks at boundaries that depend on the content;
+// small files share chunks. Chunks are named by a keyed hash, stored once,
+// compressed (zstd), sealed (AES-256-GCM) and collected into packs of about 32
+// MiB. Every file is a list of slices of chunks, and every volume one tree of
+// entries in path order. Names, sizes and times are encrypted like contents;
+// who can list the bucket sees the number, sizes and times of its objects.
+//
+// # Consistency
+//
+// Every object is created once and never overwritten. A recovery point is
+// visible when its commit record is, and that is written last: after a crash,
+// a power failure or an error there is a whole point or none. Several
+// processes may write to one repository at the same time, without locks and
+// without trusting clocks. The bucket must create objects atomically and show
+// them at once; Init tries this out. Use dirbucket for local directories.
+//
+// # Errors
+//
+// Errors match the standard sentinels, those of contexts, and the variables of
+// this package. Reads never return data that is not what was written: it
+// either comes back byte for byte, or with [ErrCorrupt].
+//
+// # Compatibility
+//
+// The format is experimental (version 0). This package refuses every other
+// version, and a future one may not read what this one wrote.
+//
+// # Memory
+//
+// A session holds up to four packs and a few chunks for each processor: about
+// 160 MiB, plus 50 bytes for each chunk of the repository.
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"gocloud.dev/blob"
+
+	"github.com/stillpoint-go/protect/internal/codec"
+	"github.com/stillpoint-go/protect/internal/index"
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/retry"
+	"github.com/stillpoint-go/protect/internal/seal"
+	"github.com/stillpoint-go/protect/internal/store"
+)
+
+// Options are common to Init and Open. The zero value is usable.
+type Options struct {
+	// Logger is told about retries. Nil is silent.
+	Logger hclog.Logger
+	// CacheBytes bounds the plaintext of recently read chunks that is kept in
+	// memory. 0 means 64 MiB.
+	CacheBytes int64
+	// Attempts bounds how often a store call that failed for a passing reason
+	// is tried in all. 0 means 6.
+	Attempts int
+}
+
+// Repository is an open repository. It is safe for concurrent use.
+type Repository struct {
+	id     [16]byte
+	keys   *seal.Keys
+	store  *store.Store
+	codec  *codec.Codec
+	log    hclog.Logger
+	loader *loader
+	caps   store.Capabilities
+	// buffers holds pairs of byte slices in which chunks are encoded.
+	buffers sync.Pool
+
+	mu struct {
+		sync.Mutex
+		points map[string]*Point // by object key
+		tables []*index.Table    // segments of the points
+	}
+}
+
+// Init creates a repository in the bucket, which may hold other objects, but
+// no repository (fs.ErrExist). The bucket stays the caller's and must stay
+// open as long as the repository is used.
+func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Repository, error) {
+	r := newRepository(bucket, opts)
+	if err := key.check(); err != nil {
+		return nil, fmt.Errorf("repo: init: %w", err)
+	}
+	switch _, err := r.store.Get(ctx, ondisk.HeaderKey, ondisk.MaxHeader); {
+	case err == nil:
+		return nil, fmt.Errorf("repo: init: the bucket holds a repository: %w", fs.ErrExist)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("repo: init: %w", err)
+	}
+	var root [32]byte
+	_, _ = rand.Read(root[:]) // never fails, see crypto/rand
+	_, _ = rand.Read(r.id[:])
+	caps, err := r.store.Probe(ctx, fmt.Sprintf("probe/%x-", r.id))
+	if err != nil {
+		return nil, fmt.Errorf("repo: init: %w", err)
+	}
+	r.caps = caps
+	if err := r.putSlot(ctx, root, key); err != nil {
+		return nil, fmt.Errorf("repo: init: %w", err)
+	}
+	r.keys = seal.NewKeys(root, r.id)
+	// The header makes it a repository, so it comes last.
+	if err := r.putHeader(ctx); err != nil {
+		return nil, fmt.Errorf("repo: init: %w", err)
+	}
+	return r, nil
+}
+
+// Open opens the repository in the bucket. It fails with fs.ErrNotExist if
+// there is none, with ErrKey if no key slot opens, and with ErrFormat if the
+// repository needs another version of this package.
+func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Repository, error) {
+	r := newRepository(bucket, opts)
+	if err := key.check(); err != nil {
+		return nil, fmt.Errorf("repo: open: %w", err)
+	}
+	h, err := r.getHeader(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("repo: open: %w", err)
+	}
+	root, err := r.unlock(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("repo: open: %w", err)
+	}
+	r.keys = seal.NewKeys(root, r.id)
+	if err := h.authenticate(r.keys); err != nil {
+		return nil, fmt.Errorf("repo: open: %w", err)
+	}
+	return r, nil
+}
+
+func newRepository(bucket *blob.Bucket, opts *Options) *Repository {
+	o := Options{}
+	if opts != nil {
+		o = *opts
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 64 << 20
+	}
+	r := &Repository{log: o.Logger.Named("repo"), codec: codec.New()}
+	r.store = store.New(bucket, retry.Policy{Attempts: o.Attempts, Notify: r.logRetry})
+	r.loader = newLoader(r, o.CacheBytes)
+	r.buffers.New = func() any { return new([2][]byte) }
+	r.mu.points = map[string]*Point{}
+	return r
+}
+
+// fresh returns the same repository without anything remembered of its content.
+func (r *Repository) fresh() *Repository {
+	f := &Repository{id: r.id, keys: r.keys, store: r.store, codec: r.codec, log: r.log, caps: r.caps}
+	f.loader = newLoader(f, r.loader.limit)
+	f.buffers.New = r.buffers.New
+	f.mu.points = map[string]*Point{}
+	return f
+}
+
+const sealedOverhead = seal.ObjectOverhead
+
+func (r *Repository) logRetry(err error, wait time.Duration) {
+	r.log.Warn("store call failed, trying again", "error", err, "wait", wait)
+}
+
+// ID returns the repository's identifier, 32 hex digits. It is not a secret.
+func (r *Repository) ID() string { return hex.EncodeToString(r.id[:]) }
+
+// AtomicCreate reports whether the store passed the test of Init that of
+// several creators of one object exactly one wins. Where it did not,
+// concurrent sessions that were given the same point ID may both report
+// success.
+func (r *Repository) AtomicCreate() bool { return r.caps.AtomicCreate }

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stillpoint-go/protect/internal/chunk"
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/tree"
+)
+
+const (
+	smallFile = 128 << 10 // larger files have chunks of their own
+	openFiles = 64        // files open at once for one volume
+	ahead     = 1024      // entries between the walk and the tree
+)
+
+// treeWriter turns the entries of a volume into a tree. A walk produces them
+// in order, readers read the contents of several files at once, and the
+// entries go into the tree in order again.
+type treeWriter struct {
+	w       *Writer
+	builder *tree.Builder
+	group   *aggregator
+	volume  Volume
+
+	// The entries of the parent, in step with the walk.
+	nextParent func() (tree.Record, error, bool)
+	stopParent func()
+	parent     tree.Record
+	parentOK   bool
+}
+
+func (w *Writer) putNode(kind ondisk.Kind) tree.Put {
+	return func(node []byte) (ondisk.ID, error) { return w.pk.put(kind, node) }
+}
+
+func (w *Writer) newTreeWriter(ctx context.Context, volume string) (*treeWriter, error) {
+	t := &treeWriter{w: w, builder: tree.NewBuilder(w.cut, w.putNode(ondisk.KindTree))}
+	t.group = &aggregator{w: w, emit: t.add}
+	t.nextParent, t.stopParent = func() (tree.Record, error, bool) { return tree.Record{}, nil, false }, func() {}
+	if v := w.parentVolume(volume); v != nil {
+		records := tree.New(v.root, w.r.loader.node(ondisk.KindTree)).From(ctx, nil)
+		t.nextParent, t.stopParent = iter.Pull2(records)
+	}
+	return t, t.advance()
+}
+
+func (w *Writer) parentVolume(name string) *Volume {
+	if w.parent == nil {
+		return nil
+	}
+	for i := range w.parent.Volumes {
+		if w.parent.Volumes[i].Name == name {
+			return &w.parent.Volumes[i]
+		}
+	}
+	return nil
+}
+
+// run walks, reads and stores the volume. It returns when nothing of it runs
+// any more.
+func (t *treeWriter) run(ctx context.Context, walk func(emit func(*job) error) (skipped int64, err error)) (Volume, error) {
+	defer t.stopParent()
+	order := make(chan *job, ahead)
+	work := make(chan *job, openFiles)
+	g, ctx := errgroup.WithContext(ctx)
+	var skipped int64
+	g.Go(func() (err error) {
+		defer close(order)
+		defer close(work)
+		skipped, err = walk(func(j *job) error {
+			select {
+			case order <- j:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			if j.done == nil {
+				return nil
+			}
+			select {
+			case work <- j:
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		})
+		return err
+	})
+	for range runtime.GOMAXPROCS(0) + 1 {
+		g.Go(func() error { return t.w.readFiles(ctx, work) })
+	}
+	g.Go(func() error {
+		for j := range order {
+			if err := t.take(ctx, j); err != nil {
+				return err
+			}
+		}
+		return t.group.flush()
+	})
+	err := g.Wait()
+	for j := range work {
+		_ = j.file.Close() // never reached a reader
+	}
+	if err != nil {
+		return Volume{}, err
+	}
+	t.volume.Skipped = skipped
+	t.volume.root, err = t.builder.Finish()
+	return t.volume, err
+}
+
+// take passes on an entry whose content has been read.
+func (t *treeWriter) take(ctx context.Context, j *job) error {
+	if j.done != nil {
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if j.err != nil {
+			return fmt.Errorf("%q: %w", j.path, j.err)
+		}
+	}
+	switch {
+	case j.small != nil:
+		return t.takeSmall(j)
+	case j.extents != nil:
+		if err := j.extents.finish(j.entry); err != nil {
+			return err
+		}
+	}
+	return t.group.pass(j)
+}
+
+// takeSmall reuses the slices of the parent if the file is unchanged, and
+// otherwise lets the aggregator find a place for it.
+func (t *treeWriter) takeSmall(j *job) error {
+	j.entry.Size = uint64(len(j.small))
+	j.entry.Hash = t.w.r.keys.ChunkID(j.small)
+	old, err := t.parentEntry(j.path)
+	if err != nil {
+		return err
+	}
+	if old != nil && old.Hash == j.entry.Hash && old.Size == j.entry.Size && t.w.usable(old.Extents) {
+		j.entry.Extents = old.Extents
+		j.small = nil
+		return t.group.pass(j)
+	}
+	return t.group.place(j)
+}
+
+// parentEntry returns the entry that the parent has at the path, or nil. Paths
+// are asked for in order.
+func (t *treeWriter) parentEntry(path string) (*ondisk.Entry, error) {
+	key := string(ondisk.PathKey(path))
+	for t.parentOK && string(t.parent.Key) < key {
+		if err := t.advance(); err != nil {
+			return nil, err
+		}
+	}
+	if !t.parentOK || string(t.parent.Key) != key {
+		return nil, nil //nolint:nilnil // no entry, no error
+	}
+	return ondisk.DecodeEntry(t.parent.Value)
+}
+
+func (t *treeWriter) advance() error {
+	var err error
+	t.parent, err, t.parentOK = t.nextParent()
+	if errors.Is(err, ErrCorrupt) {
+		// A damaged parent costs space, not the new recovery point.
+		t.w.r.log.Warn("the parent is damaged and will not be reused", "error", err)
+		t.parentOK, err = false, nil
+	}
+	return err
+}
+
+// usable reports whether all slices lie within chunks of the repository.
+func (w *Writer) usable(slices []ondisk.Slice) bool {
+	for _, s := range slices {
+		if s.ID.IsZero() {
+			continue
+		}
+		l, ok := w.r.find(s.ID)
+		if !ok || uint64(s.Off)+s.Len > uint64(l.Entry.Plain) {
+			return false
+		}
+	}
+	return true
+}
+
+// add puts a finished entry into the tree.
+func (t *treeWriter) add(path string, e *ondisk.Entry) error {
+	if e.Type == ondisk.TypeDir {
+		t.volume.Dirs++
+	} else {
+		t.volume.Files++
+		t.volume.Bytes += int64(e.Size) //nolint:gosec // below 2^62
+		t.w.files.Add(1)
+	}
+	return t.builder.Add(ondisk.PathKey(path), ondisk.AppendEntry(nil, e))
+}
+
+// readFiles reads the contents of files until there is no more work.
+func (w *Writer) readFiles(ctx context.Context, work <-chan *job) error {
+	var buf []byte // for large files
+	for j := range work {
+		j.err = w.readFile(ctx, j, &buf)
+		_ = j.file.Close()
+		close(j.done)
+	}
+	return nil
+}
+
+func (w *Writer) readFile(ctx context.Context, j *job, buf *[]byte) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	info, err := j.file.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
+	j.entry.ModTime = info.ModTime().UTC()
+	sparse := stat(info).blocks < size>>9
+	if size <= smallFile && !sparse {
+		return w.readSmall(j, size)
+	}
+	if *buf == nil {
+		*buf = make([]byte, 2*chunk.Max)
+	}
+	j.extents = &extents{seed: w.cut, put: w.putNode(ondisk.KindExtent)}
+	for off := int64(0); off < size; {
+		s := segment{off, size}
+		if sparse {
+			s = nextSegment(j.file, off, size)
+		}
+		j.extents.addHole(uint64(s.off - off)) //nolint:gosec // not negative
+		n, err := w.readStream(ctx, io.NewSectionReader(j.file, s.off, s.end-s.off), *buf, j.extents)
+		if err != nil {
+			return err
+		}
+		if n < s.end-s.off {
+			break // the file has shrunk
+		}
+		off = s.end
+	}
+	return nil
+}
+
+func (w *Writer) readSmall(j *job, size int64) error {
+	data := make([]byte, size)
+	n, err := io.ReadFull(j.file, data)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return err
+	}
+	w.bytes.Add(int64(n))
+	if n > 0 {
+		j.small = data[:n]
+	}
+	return nil
+}
+
+// readStream cuts r into chunks, stores them and adds them to the extent map.
+func (w *Writer) readStream(ctx context.Context, r io.Reader, buf []byte, x *extents) (int64, error) {
+	return w.table.Each(r, buf, func(data []byte) error {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		id, err := w.pk.put(ondisk.KindData, data)
+		if err != nil {
+			return err
+		}
+		w.bytes.Add(int64(len(data)))
+		return x.add(ondisk.Slice{ID: id, Len: uint64(len(data))})
+	})
+}
+
+// PutStream stores all that r returns as a volume that is one file. An error
+// of r other than io.EOF ends the session: a truncated stream never becomes a
+// recovery point.
+func (w *Writer) PutStream(ctx context.Context, volume string, r io.Reader) error {
+	if err := w.begin(volume); err != nil {
+		return fmt.Errorf("volume: %w", err)
+	}
+	x := &extents{seed: w.cut, put: w.putNode(ondisk.KindExtent)}
+	if _, err := w.readStream(ctx, r, make([]byte, 2*chunk.Max), x); err != nil {
+		return fmt.Errorf("volume %q: %w", volume, err)
+	}
+	t, err := w.newTreeWriter(ctx, volume)
+	if err != nil {
+		return fmt.Errorf("volume %q: %w", volume, err)
+	}
+	v, err := t.run(ctx, func(emit func(*job) error) (int64, error) {
+		e := &ondisk.Entry{Type: ondisk.TypeFile, Mode: uint32(streamMode), ModTime: time.Now().UTC()}
+		return 0, emit(&job{path: ".", entry: e, extents: x})
+	})
+	if err != nil {
+		return fmt.Errorf("volume %q: %w", volume, err)
+	}
+	v.Name = volume
+	w.done(v)
+	return nil
+}
+
+// streamMode is the mode with which a stream is restored.
+const streamMode fs.FileMode = 0o600

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/stillpoint-go/protect/internal/ondisk"
+)
+
+// Usage says what a repository holds and what it takes.
+type Usage struct {
+	Points int `json:"points"`
+	// Bytes is the size of all files of all points: what the repository could
+	// restore.
+	Bytes   int64 `json:"bytes"`
+	Objects int64 `json:"objects"`
+	Packs   int64 `json:"packs"`
+	Chunks  int64 `json:"chunks"`
+	Stored  int64 `json:"bytes_stored"` // size of all objects
+}
+
+// Usage counts the points and objects. It reads metadata only. Damaged
+// recovery points are not counted; Verify finds them.
+func (r *Repository) Usage(ctx context.Context) (*Usage, error) {
+	points, err := r.refresh(ctx)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		return nil, fmt.Errorf("repo: usage: %w", err)
+	}
+	u := &Usage{Points: len(points)}
+	for _, p := range points {
+		u.Bytes += p.Stats.Bytes
+		u.Chunks += p.Stats.Chunks
+	}
+	for o, err := range r.store.List(ctx, "") {
+		if err != nil {
+			return nil, fmt.Errorf("repo: usage: %w", err)
+		}
+		u.Objects++
+		u.Stored += o.Size
+		if strings.HasPrefix(o.Key, ondisk.PackPrefix) {
+			u.Packs++
+		}
+	}
+	return u, nil
+}

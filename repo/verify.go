@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stillpoint-go/protect/internal/index"
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/pack"
+	"github.com/stillpoint-go/protect/internal/tree"
+)
+
+// VerifyOptions say how deep to look.
+type VerifyOptions struct {
+	// Data reads and checks every byte of every object. Without it, all
+	// metadata is read, but of the contents only that their packs are there
+	// with the right size.
+	Data bool
+	// Progress, if set, is called with the work done so far, from one goroutine
+	// at a time. It must not block.
+	Progress func(VerifyProgress)
+}
+
+// VerifyProgress is how far a verification has come.
+type VerifyProgress struct {
+	Objects, ObjectsTotal int64
+	Bytes, BytesTotal     int64
+}
+
+// VerifyReport is what a verification found.
+type VerifyReport struct {
+	Points  int   `json:"points"`
+	Objects int64 `json:"objects"` // objects checked
+	Bytes   int64 `json:"bytes"`   // their size, where they were read whole
+	// Damage is empty if everything is as it was written.
+	Damage []Damage `json:"damage,omitempty"`
+	// Unknown lists objects that are not of this repository.
+	Unknown []string `json:"unknown,omitempty"`
+}
+
+// Damage is one thing that is damaged or missing, and what that means.
+type Damage struct {
+	Object string `json:"object,omitempty"` // key of the object
+	Chunk  string `json:"chunk,omitempty"`  // id of the chunk, in hex
+	Reason string `json:"reason"`
+	// Affects lists the recovery points, volumes and paths that cannot be
+	// restored because of it, up to a hundred: "point ID: volume/path".
+	Affects []string `json:"affects,omitempty"`
+}
+
+const maxAffects = 100
+
+// Verify checks the repository without changing it. Damage is reported, not
+// returned: the error says that the verification itself could not be done. It
+// needs memory for one pack for each processor, and 33 bytes for each chunk.
+func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (*VerifyReport, error) {
+	v := &verifier{r: r.fresh()} // nothing remembered may hide damage
+	if opts != nil {
+		v.opts = *opts
+	}
+	v.bad = map[ondisk.ID]*Damage{}
+	if err := v.run(ctx); err != nil {
+		return nil, fmt.Errorf("repo: verify: %w", err)
+	}
+	return v.result(), nil
+}
+
+type verifier struct {
+	r      *Repository
+	opts   VerifyOptions
+	packs  map[string]int64 // sizes by key
+	total  VerifyProgress
+	checks []func(context.Context) error
+
+	mu     sync.Mutex
+	report VerifyReport
+	damage []*Damage
+	bad    map[ondisk.ID]*Damage // damaged chunks
+	done   VerifyProgress
+}
+
+func (v *verifier) run(ctx context.Context) error {
+	if err := v.list(ctx); err != nil {
+		return err
+	}
+	points, err := v.r.refresh(ctx)
+	for _, err := range flatten(err) {
+		if !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		v.found(err)
+	}
+	if err := v.all(ctx); err != nil {
+		return err
+	}
+	v.checkIndex()
+	v.report.Points = len(points)
+	return v.checkPoints(ctx, points)
+}
+
+// flatten returns the errors that errors.Join has put together, at any depth.
+func flatten(err error) []error {
+	if err == nil {
+		return nil
+	}
+	j, ok := err.(interface{ Unwrap() []error })         //nolint:errorlint // the outermost, on purpose
+	if _, single := err.(*CorruptError); single || !ok { //nolint:errorlint // the outermost, on purpose
+		return []error{err}
+	}
+	var out []error
+	for _, e := range j.Unwrap() {
+		out = append(out, flatten(e)...)
+	}
+	return out
+}
+
+// list finds all objects and what to check of each.
+func (v *verifier) list(ctx context.Context) error {
+	v.packs = map[string]int64{}
+	for o, err := range v.r.store.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		check := v.checkOf(o.Key)
+		if check == nil {
+			v.report.Unknown = append(v.report.Unknown, o.Key)
+			continue
+		}
+		v.total.ObjectsTotal++
+		v.total.BytesTotal += o.Size
+		v.checks = append(v.checks, func(ctx context.Context) error {
+			err := check(ctx, o.Key)
+			switch {
+			case errors.Is(err, ErrCorrupt):
+				v.found(err)
+			case errors.Is(err, fs.ErrNotExist): // deleted since it was listed
+			case err != nil:
+				return err
+			}
+			v.progress(o.Size)
+			return nil
+		})
+		if strings.HasPrefix(o.Key, ondisk.PackPrefix) {
+			v.packs[o.Key] = o.Size
+		}
+	}
+	return nil
+}
+
+func (v *verifier) checkOf(key string) func(context.Context, string) error {
+	sealed := func(limit int64) func(context.Context, string) error {
+		return func(ctx context.Context, key string) error {
+			_, err := v.r.getObject(ctx, key, limit)
+			return err
+		}
+	}
+	switch prefix, _ := path.Split(key); {
+	case key == ondisk.HeaderKey:
+		return func(ctx context.Context, _ string) error {
+			h, err := v.r.getHeader(ctx)
+			if err != nil {
+				return err
+			}
+			return h.authenticate(v.r.keys)
+		}
+	case prefix == ondisk.SlotPrefix:
+		return func(ctx context.Context, key string) error {
+			_, err := v.r.getSlot(ctx, key)
+			return err
+		}
+	case prefix == ondisk.SessionPrefix:
+		return sealed(ondisk.MaxRecord)
+	case prefix == ondisk.PointPrefix:
+		return func(ctx context.Context, key string) error {
+			_, err := v.r.fetchPoint(ctx, key)
+			return err
+		}
+	case prefix == ondisk.IndexPrefix:
+		return func(ctx context.Context, key string) error {
+			_, err := v.r.getSegment(ctx, key)
+			return err
+		}
+	case prefix == ondisk.PackPrefix:
+		return v.checkPack
+	default:
+		return nil
+	}
+}
+
+// all runs the checks of the objects.
+func (v *verifier) all(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(verifiers)
+	for _, check := range v.checks {
+		g.Go(func() error { return check(ctx) })
+	}
+	return g.Wait()
+}
+
+// verifiers bounds how many objects, packs among them, are in memory at once.
+const verifiers = 3
+
+// checkPack reads a pack whole and opens every chunk.
+func (v *verifier) checkPack(ctx context.Context, key string) error {
+	if !v.opts.Data {
+		return nil // its size is checked against the index
+	}
+	data, err := v.r.store.Get(ctx, key, ondisk.MaxPack)
+	if err != nil {
+		return err
+	}
+	salt, entries, err := pack.Parse(v.r.keys, key, data)
+	if err != nil {
+		return corrupt(key, err)
+	}
+	for _, e := range entries {
+		at := index.Location{Pack: &index.PackInfo{Salt: salt}, Entry: e}
+		if known, ok := v.r.find(e.ID); ok && known.Pack.Ref.Key() == key && known.Entry != e {
+			v.found(corrupt(key, errors.New("index and footer of the pack disagree")))
+		}
+		if _, err := v.r.open(at, data[e.Offset:][:e.Sealed]); err != nil {
+			v.found(&CorruptError{Object: key, Chunk: e.ID.String(), Err: err})
+		}
+	}
+	return nil
+}
+
+// checkIndex compares the packs that the index knows with those that are
+// there.
+func (v *verifier) checkIndex() {
+	v.r.mu.Lock()
+	tables := v.r.mu.tables
+	v.r.mu.Unlock()
+	for _, t := range tables {
+		for _, p := range t.Packs() {
+			key := p.Ref.Key()
+			switch size, ok := v.packs[key]; {
+			case !ok:
+				v.found(corrupt(key, errors.New("pack is missing")))
+			case size != int64(p.Size):
+				v.found(corrupt(key, fmt.Errorf("pack has %d bytes instead of %d", size, p.Size)))
+			}
+		}
+	}
+}
+
+// checkPoints walks all trees and extent maps. Subtrees that several points
+// share are visited once.
+func (v *verifier) checkPoints(ctx context.Context, points map[string]*Point) error {
+	broken := v.brokenPacks()
+	w := &treeChecker{v: v, seen: map[ondisk.ID]bool{}, broken: broken}
+	for _, p := range points {
+		for _, vol := range p.Volumes {
+			w.at = fmt.Sprintf("%s: %s", p.ID, vol.Name)
+			if len(v.damage) > 0 {
+				clear(w.seen) // to name everything that is affected
+			}
+			if err := w.volume(ctx, vol); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// brokenPacks returns the damage of whole packs by their keys.
+func (v *verifier) brokenPacks() map[string]*Damage {
+	m := map[string]*Damage{}
+	for _, d := range v.damage {
+		if d.Chunk == "" && strings.HasPrefix(d.Object, ondisk.PackPrefix) {
+			m[d.Object] = d
+		}
+	}
+	return m
+}
+
+// treeChecker checks that a volume's metadata can be read and that all its
+// slices are within chunks that are there.
+type treeChecker struct {
+	v      *verifier
+	at     string
+	seen   map[ondisk.ID]bool
+	broken map[string]*Damage
+}
+
+func (w *treeChecker) volume(ctx context.Context, vol Volume) error {
+	get := w.v.r.loader.node(ondisk.KindTree)
+	err := tree.New(vol.root, get).Walk(ctx, w.enter, func(rec tree.Record) error {
+		p, err := ondisk.KeyPath(rec.Key)
+		if err != nil {
+			return err
+		}
+		e, err := ondisk.DecodeEntry(rec.Value)
+		if err != nil {
+			return err
+		}
+		return w.file(ctx, p, e)
+	})
+	return w.blame(err, "")
+}
+
+func (w *treeChecker) enter(id ondisk.ID) bool {
+	if w.seen[id] {
+		return false
+	}
+	w.seen[id] = true
+	return true
+}
+
+func (w *treeChecker) file(ctx context.Context, p string, e *ondisk.Entry) error {
+	var size uint64
+	for s, err := range w.v.r.extents(ctx, e) {
+		if err != nil {
+			return w.blame(err, p)
+		}
+		size += s.Len
+		if err := w.slice(s); err != nil {
+			if err := w.blame(err, p); err != nil {
+				return err
+			}
+		}
+	}
+	if size != e.Size {
+		return w.blame(corrupt("", errors.New("extent map does not match the size")), p)
+	}
+	return nil
+}
+
+func (w *treeChecker) slice(s ondisk.Slice) error {
+	if s.ID.IsZero() {
+		return nil
+	}
+	at, ok := w.v.r.find(s.ID)
+	key := ""
+	if ok {
+		key = at.Pack.Ref.Key()
+	}
+	d := w.v.bad[s.ID]
+	if d == nil {
+		d = w.broken[key]
+	}
+	switch {
+	case d != nil:
+		return &CorruptError{Object: d.Object, Chunk: d.Chunk, Err: errors.New(d.Reason)}
+	case !ok:
+		return &CorruptError{Chunk: s.ID.String(), Err: errors.New("chunk is not in the index")}
+	case at.Entry.Kind != ondisk.KindData || uint64(s.Off)+s.Len > uint64(at.Entry.Plain):
+		return &CorruptError{Object: key, Chunk: s.ID.String(), Err: errors.New("slice does not fit its chunk")}
+	default:
+		return nil
+	}
+}
+
+// blame records that damage affects a path. Other errors are returned.
+func (w *treeChecker) blame(err error, p string) error {
+	if err = malformed(err); err == nil || !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	d := w.v.found(err)
+	if len(d.Affects) < maxAffects {
+		d.Affects = append(d.Affects, path.Join(w.at, p))
+	}
+	return nil
+}
+
+// found records damage, once for each object and chunk.
+func (v *verifier) found(err error) *Damage {
+	c, ok := errors.AsType[*CorruptError](err)
+	if !ok {
+		c = &CorruptError{Err: err}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, d := range v.damage {
+		if d.Object == c.Object && d.Chunk == c.Chunk && (c.Object+c.Chunk != "" || d.Reason == c.Err.Error()) {
+			return d
+		}
+	}
+	d := &Damage{Object: c.Object, Chunk: c.Chunk, Reason: c.Err.Error()}
+	v.damage = append(v.damage, d)
+	if id, err := ondisk.ParseID(c.Chunk); err == nil {
+		v.bad[id] = d
+	}
+	return d
+}
+
+func (v *verifier) progress(size int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.done.Objects++
+	v.done.Bytes += size
+	if v.opts.Progress != nil {
+		p := v.total
+		p.Objects, p.Bytes = v.done.Objects, v.done.Bytes
+		v.opts.Progress(p)
+	}
+}
+
+func (v *verifier) result() *VerifyReport {
+	v.report.Objects = v.done.Objects
+	if v.report.Bytes = v.done.Bytes; !v.opts.Data {
+		for _, size := range v.packs {
+			v.report.Bytes -= size
+		}
+	}
+	for _, d := range v.damage {
+		v.report.Damage = append(v.report.Damage, *d)
+	}
+	return &v.report
+}

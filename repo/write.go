@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stillpoint-go/protect/internal/chunk"
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/store"
+)
+
+// WriteOptions describe the recovery point that a session commits.
+type WriteOptions struct {
+	// ID is the identifier of the point, chosen by the caller: 1 to 255 bytes
+	// of UTF-8 without control characters. Required.
+	ID string
+	// Name groups points; the newest earlier one of the same name is the parent
+	// whose unchanged small files are not stored again.
+	Name string
+	// Time is recorded in the point. The zero value means now.
+	Time time.Time
+	// Level, Labels and Evidence are recorded as they are.
+	Level    string
+	Labels   map[string]string
+	Evidence map[string]map[string][]byte
+	// Progress, if set, is called from one goroutine at a time, at most twice a
+	// second and once at the end. It must not block.
+	Progress func(Progress)
+}
+
+// Progress is how far a session has come, in cumulative counts.
+type Progress struct {
+	Files  int64 // entries other than directories
+	Bytes  int64 // of files that were read
+	New    int64 // plaintext that the repository did not have
+	Stored int64 // size of the objects written
+}
+
+// progressEvery is the shortest time between two reports.
+const progressEvery = 500 * time.Millisecond
+
+// Writer stores the volumes of a recovery point. It is safe for concurrent use
+// and ends with the function that it was passed to.
+type Writer struct {
+	r      *Repository
+	pk     *packer
+	parent *Point
+	table  *chunk.Table
+	cut    uint64 // keys the boundaries of nodes and small-file chunks
+
+	mu struct {
+		sync.Mutex
+		volumes []Volume
+		names   map[string]bool
+	}
+	files, bytes atomic.Int64
+}
+
+// Write runs one session: fn stores volumes with the Writer, and when it
+// returns nil the recovery point is committed and returned. Otherwise nothing
+// becomes visible.
+//
+// Write is idempotent in opts.ID: if the point is there already, fn does not
+// run and the committed point is returned. Of sessions that write the same ID
+// at the same time, one commits, and all return its point.
+//
+// The error matches ErrAmbiguous if the store did not say whether the commit
+// took place.
+func (r *Repository) Write(ctx context.Context, opts WriteOptions, fn func(context.Context, *Writer) error) (*Point, error) {
+	p, err := r.write(ctx, opts, fn)
+	if err != nil {
+		return nil, fmt.Errorf("repo: write point %q: %w", opts.ID, err)
+	}
+	return p, nil
+}
+
+func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(context.Context, *Writer) error) (*Point, error) {
+	if err := checkID(opts.ID); err != nil {
+		return nil, err
+	}
+	key := r.pointKey(opts.ID)
+	if p, err := r.getPoint(ctx, key); !errors.Is(err, fs.ErrNotExist) {
+		return p, err
+	}
+	var session [16]byte
+	_, _ = rand.Read(session[:]) // never fails, see crypto/rand
+	if err := r.putSession(ctx, session, key); err != nil {
+		return nil, err
+	}
+	// Only after the session is on record may it rely on what others stored: a
+	// collector that does not see the session yet must not be overtaken.
+	points, err := r.refresh(ctx)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		return nil, err
+	}
+	if err != nil {
+		r.log.Warn("parts of the repository are damaged and will not be reused", "error", err)
+	}
+	w := &Writer{
+		r: r, pk: newPacker(ctx, r, session), parent: newest(points, opts.Name),
+		table: chunk.NewTable(r.keys.ChunkTable(chunk.TableSize)), cut: r.keys.NodeSeed(),
+	}
+	defer w.pk.close()
+	w.mu.names = map[string]bool{}
+	stop := w.report(opts.Progress)
+	defer stop()
+	if err := fn(w.pk.ctx, w); err != nil {
+		// The failure of a helper shows elsewhere as a cancelled context.
+		if cause := context.Cause(w.pk.ctx); cause != nil && errors.Is(err, context.Canceled) {
+			err = cause
+		}
+		return nil, err
+	}
+	return w.commit(ctx, key, session, opts)
+}
+
+// sessionRecord announces a session to collectors.
+type sessionRecord struct {
+	Point   string    `json:"point"` // key of the commit record
+	Started time.Time `json:"started"`
+}
+
+func (r *Repository) putSession(ctx context.Context, session [16]byte, point string) error {
+	plain, err := json.Marshal(sessionRecord{Point: point, Started: time.Now().UTC()})
+	if err != nil {
+		return err
+	}
+	key := fmt.Sprintf("%s%x", ondisk.SessionPrefix, session)
+	return r.store.Put(ctx, key, r.keys.SealObject(key, plain))
+}
+
+// newest returns the point of this name with the latest time, or nil.
+func newest(points map[string]*Point, name string) *Point {
+	var best *Point
+	for _, p := range points {
+		if p.Name == name && (best == nil || p.Time.After(best.Time)) {
+			best = p
+		}
+	}
+	return best
+}
+
+func (w *Writer) commit(ctx context.Context, key string, session [16]byte, opts WriteOptions) (*Point, error) {
+	segments, err := w.pk.finish()
+	if err != nil {
+		return nil, err
+	}
+	if opts.Time.IsZero() {
+		opts.Time = time.Now()
+	}
+	p := &Point{
+		ID: opts.ID, Name: opts.Name, Time: opts.Time.UTC(), Level: opts.Level, Labels: opts.Labels, Evidence: opts.Evidence,
+		Volumes: w.mu.volumes, key: key, session: session, segments: segments,
+	}
+	slices.SortFunc(p.Volumes, func(a, b Volume) int { return strings.Compare(a.Name, b.Name) })
+	for _, v := range p.Volumes {
+		p.Stats.Files += v.Files
+		p.Stats.Dirs += v.Dirs
+		p.Stats.Bytes += v.Bytes
+	}
+	p.Stats.New, p.Stats.Stored = w.pk.fresh.Load(), w.pk.stored.Load()
+	p.Stats.Chunks, p.Stats.Packs = w.pk.count.Load(), int64(len(w.pk.mu.packs))
+	plain, err := p.encode()
+	if err != nil {
+		return nil, err
+	}
+	err = w.r.store.Put(ctx, key, w.r.keys.SealObject(key, plain))
+	switch {
+	case err == nil:
+		return p, nil
+	case errors.Is(err, fs.ErrExist): // another session was faster
+		return w.r.fetchPoint(ctx, key)
+	case errors.Is(err, store.ErrUnknown):
+		return nil, fmt.Errorf("%w: %w", ErrAmbiguous, err)
+	default:
+		return nil, err
+	}
+}
+
+// report calls fn with the progress until stop is called.
+func (w *Writer) report(fn func(Progress)) (stop func()) {
+	if fn == nil {
+		return func() {}
+	}
+	snapshot := func() {
+		fn(Progress{Files: w.files.Load(), Bytes: w.bytes.Load(), New: w.pk.fresh.Load(), Stored: w.pk.stored.Load()})
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(progressEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				snapshot()
+			case <-done:
+				snapshot()
+				return
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// begin reserves the name of a volume.
+func (w *Writer) begin(volume string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case !ondisk.ValidName(volume):
+		return fmt.Errorf("%w: volume name %q", fs.ErrInvalid, volume)
+	case w.mu.names[volume]:
+		return fmt.Errorf("%w: volume %q", fs.ErrExist, volume)
+	case len(w.mu.names) == ondisk.MaxVolumes:
+		return fmt.Errorf("%w: more than %d volumes", fs.ErrInvalid, ondisk.MaxVolumes)
+	}
+	w.mu.names[volume] = true
+	return nil
+}
+
+func (w *Writer) done(v Volume) {
+	w.mu.Lock()
+	w.mu.volumes = append(w.mu.volumes, v)
+	w.mu.Unlock()
+}

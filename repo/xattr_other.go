@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build unix && !(linux || darwin || freebsd || netbsd)
+
+package repo
+
+import (
+	"os"
+
+	"github.com/stillpoint-go/protect/internal/ondisk"
+)
+
+// readXattrs knows no attributes here.
+func readXattrs(*os.File) ([]ondisk.Xattr, error) { return nil, nil }
