@@ -138,7 +138,7 @@ func (r *Repository) open(at index.Location, sealed []byte) ([]byte, error) {
 		return nil, err
 	}
 	// Whoever holds the key could still have sealed other content under the id.
-	if r.keys.ChunkID(plain) != e.ID {
+	if r.keys.ChunkID(e.Kind, plain) != e.ID {
 		return nil, errors.New("content does not match the chunk id")
 	}
 	return plain, nil

@@ -67,7 +67,7 @@ func (p *packer) put(kind ondisk.Kind, data []byte) (ondisk.ID, error) {
 	if err := context.Cause(p.ctx); err != nil {
 		return ondisk.ID{}, err
 	}
-	id := p.r.keys.ChunkID(data)
+	id := p.r.keys.ChunkID(kind, data)
 	if !p.claim(id) {
 		return id, nil
 	}

@@ -53,7 +53,11 @@ func (w *Writer) newTreeWriter(ctx context.Context, volume string) (*treeWriter,
 		records := tree.New(v.root, w.r.loader.node(ondisk.KindTree)).From(ctx, nil)
 		t.nextParent, t.stopParent = iter.Pull2(records)
 	}
-	return t, t.advance()
+	if err := t.advance(); err != nil {
+		t.stopParent()
+		return nil, err
+	}
+	return t, nil
 }
 
 func (w *Writer) parentVolume(name string) *Volume {
@@ -147,7 +151,7 @@ func (t *treeWriter) take(ctx context.Context, j *job) error {
 // otherwise lets the aggregator find a place for it.
 func (t *treeWriter) takeSmall(j *job) error {
 	j.entry.Size = uint64(len(j.small))
-	j.entry.Hash = t.w.r.keys.ChunkID(j.small)
+	j.entry.Hash = t.w.r.keys.ChunkID(ondisk.KindData, j.small)
 	old, err := t.parentEntry(j.path)
 	if err != nil {
 		return err

@@ -68,6 +68,8 @@ const (
 const (
 	modeMask   = 0o7777
 	maxExtents = MaxNode / 3
+	// maxSize keeps sums of two sizes within an int64.
+	maxSize = 1 << 62
 )
 
 // AppendEntry appends the encoding of e.
@@ -141,17 +143,17 @@ func DecodeEntry(b []byte) (*Entry, error) {
 	if err := d.Done(); err != nil {
 		return nil, err
 	}
-	return e, e.validate()
+	return e, e.Validate()
 }
 
 func (e *Entry) decodeField(tag uint64, p *Decoder) {
 	switch tag {
 	case tagMeta:
 		e.Type = EntryType(p.Byte())
-		e.Mode = uint32(p.Uvarint(modeMask))   //nolint:gosec // bounded
-		e.UID = uint32(p.Uvarint(1<<32 - 1))   //nolint:gosec // bounded
-		e.GID = uint32(p.Uvarint(1<<32 - 1))   //nolint:gosec // bounded
-		e.Size = p.Uvarint(1 << 62)            // what an int64 offset can address
+		e.Mode = uint32(p.Uvarint(modeMask)) //nolint:gosec // bounded
+		e.UID = uint32(p.Uvarint(1<<32 - 1)) //nolint:gosec // bounded
+		e.GID = uint32(p.Uvarint(1<<32 - 1)) //nolint:gosec // bounded
+		e.Size = p.Uvarint(maxSize)
 		zz := p.Uvarint(1<<64 - 1)             // zigzag
 		sec := int64(zz>>1) ^ -int64(zz&1)     //nolint:gosec // zigzag
 		nsec := int64(p.Uvarint(1e9 - 1))      //nolint:gosec // bounded
@@ -185,7 +187,9 @@ func (e *Entry) decodeField(tag uint64, p *Decoder) {
 	}
 }
 
-func (e *Entry) validate() error {
+// Validate reports what a reader would refuse in the entry. Writers must ask,
+// since volumes hold what their tenants like.
+func (e *Entry) Validate() error {
 	bad := func(what string) error { return fmt.Errorf("%w: entry: %s", ErrMalformed, what) }
 	hasTarget := e.Type == TypeSymlink || e.Type == TypeLink
 	hasData := e.Type == TypeFile
@@ -202,31 +206,47 @@ func (e *Entry) validate() error {
 		return bad("link to an invalid path")
 	case !hasData && (e.Size != 0 || len(e.Extents) > 0 || e.Map != nil || !e.Hash.IsZero()):
 		return bad("data in something that is not a file")
-	case e.Map != nil && len(e.Extents) > 0:
-		return bad("two extent maps")
-	case len(e.Xattrs) > MaxXattrs:
-		return bad("too many attributes")
+	case e.Map != nil && (len(e.Extents) > 0 || e.Map.Height >= MaxTreeHeight):
+		return bad("extent map")
+	case e.Mode > modeMask || e.Size > maxSize || len(e.Extents) > maxExtents:
+		return bad("value exceeds its limit")
+	}
+	if err := validateXattrs(e.Xattrs); err != nil {
+		return err
+	}
+	if hasData && e.Map == nil {
+		return validateExtents(e.Extents, e.Size)
+	}
+	return nil
+}
+
+func validateXattrs(xattrs []Xattr) error {
+	if len(xattrs) > MaxXattrs {
+		return fmt.Errorf("%w: entry: more than %d attributes", ErrMalformed, MaxXattrs)
 	}
 	total := 0
-	for i, a := range e.Xattrs {
+	for i, a := range xattrs {
 		total += len(a.Name) + len(a.Value)
-		if a.Name == "" || strings.ContainsRune(a.Name, 0) || i > 0 && a.Name <= e.Xattrs[i-1].Name {
-			return bad("attribute names")
+		if a.Name == "" || len(a.Name) > MaxName || strings.ContainsRune(a.Name, 0) || i > 0 && a.Name <= xattrs[i-1].Name {
+			return fmt.Errorf("%w: entry: attribute name %q", ErrMalformed, a.Name)
 		}
 	}
 	if total > MaxXattrBytes {
-		return bad("attributes too large")
+		return fmt.Errorf("%w: entry: attributes of %d bytes, more than %d", ErrMalformed, total, MaxXattrBytes)
 	}
-	if hasData && e.Map == nil {
-		var n uint64
-		for _, s := range e.Extents {
-			if n += s.Len; n > e.Size {
-				return bad("extents exceed the size")
-			}
+	return nil
+}
+
+func validateExtents(extents []Slice, size uint64) error {
+	var n uint64
+	for _, s := range extents {
+		if !s.valid() || s.Len > size-n {
+			return fmt.Errorf("%w: entry: extent of %d bytes at %d", ErrMalformed, s.Len, n)
 		}
-		if n != e.Size {
-			return bad("extents do not add up to the size")
-		}
+		n += s.Len
+	}
+	if n != size {
+		return fmt.Errorf("%w: entry: extents of %d bytes in a file of %d", ErrMalformed, n, size)
 	}
 	return nil
 }

@@ -93,22 +93,29 @@ func AppendSlice(b []byte, s Slice) []byte {
 
 // Slice decodes a slice.
 func (d *Decoder) Slice() Slice {
-	s := Slice{Len: d.Uvarint(1 << 62)}
+	s := Slice{Len: d.Uvarint(maxSize)}
 	switch d.Byte() {
 	case 0:
 	case 1:
 		copy(s.ID[:], d.Fixed(len(s.ID)))
 		s.Off = uint32(d.Uvarint(MaxChunk)) //nolint:gosec // bounded
-		if s.ID.IsZero() || uint64(s.Off)+s.Len > MaxChunk {
-			d.fail("slice outside of a chunk")
+		if s.ID.IsZero() {
+			d.fail("slice of no chunk")
 		}
 	default:
 		d.fail("slice tag")
 	}
-	if s.Len == 0 {
-		d.fail("empty slice")
+	if !s.valid() {
+		d.fail("slice is empty or outside of a chunk")
 	}
 	return s
+}
+
+func (s Slice) valid() bool {
+	if s.ID.IsZero() {
+		return s.Off == 0 && 0 < s.Len && s.Len <= maxSize
+	}
+	return 0 < s.Len && s.Len <= MaxChunk && uint64(s.Off) <= MaxChunk-s.Len
 }
 
 // PackRef numbers the packs of one session.

@@ -95,13 +95,18 @@ func (s *Store) create(ctx context.Context, key string, data []byte) error {
 }
 
 // holds reports whether the object exists with exactly this content. If it
-// cannot tell, or if there is none, it returns an error.
+// cannot tell, or if there is none, it returns an error. It looks for the
+// object in a listing, since what a bucket lists is as durable as what it
+// acknowledges, which a local directory does not promise of what it reads.
 func (s *Store) holds(ctx context.Context, key string, data []byte) (bool, error) {
-	a, err := s.bucket.Attributes(ctx, key)
+	page, _, err := s.bucket.ListPage(ctx, blob.FirstPageToken, 1, &blob.ListOptions{Prefix: key})
 	if err != nil {
 		return false, err
 	}
-	if a.Size != int64(len(data)) {
+	if len(page) == 0 || page[0].Key != key {
+		return false, fs.ErrNotExist
+	}
+	if page[0].Size != int64(len(data)) {
 		return false, nil
 	}
 	got, err := s.bucket.ReadAll(ctx, key)

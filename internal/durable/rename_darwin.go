@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package durable
+
+import (
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+const canSyncDir = true
+
+// renameNoReplace resolves the directories through root, so that only the last
+// elements are left to a call that root does not offer.
+func renameNoReplace(root *os.Root, oldname, newname string) error {
+	return inDirs(root, oldname, newname, func(olddir, newdir int) error {
+		return unix.RenameatxNp(olddir, path.Base(oldname), newdir, path.Base(newname), unix.RENAME_EXCL)
+	})
+}
