@@ -109,16 +109,19 @@ func (c *cloner) file(d *dir, name, rel string, fi fs.FileInfo) error {
 	if !c.own(fi, rel) {
 		return nil
 	}
-	src, err := d.from.OpenFile(name, openFlags, 0)
-	if err != nil {
-		c.disown(fi, rel)
-		return changed(err)
+	src := c.sources.reuse(fi)
+	if src == nil {
+		var err error
+		if src, err = d.from.OpenFile(name, openFlags, 0); err != nil {
+			c.disown(fi, rel)
+			return changed(err)
+		}
 	}
-	defer src.Close()
 	now, err := src.Stat()
 	if err != nil {
-		return err
+		return errors.Join(err, src.Close())
 	}
+	defer c.sources.release(src, now, c.open)
 	if !now.Mode().IsRegular() || !os.SameFile(fi, now) {
 		c.disown(fi, rel)
 		return errChanged

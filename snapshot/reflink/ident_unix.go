@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strconv"
 	"syscall"
 )
 
@@ -18,6 +19,28 @@ func identify(fi fs.FileInfo) identity {
 		return identity{}
 	}
 	return identity{device: uint64(st.Dev), inode: uint64(st.Ino), links: uint64(st.Nlink)}
+}
+
+// openFiles counts the descriptors that this process has of each file.
+func openFiles() map[fileKey]int {
+	d, err := os.Open("/dev/fd")
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1) // what can be read is better than nothing
+	open := make(map[fileKey]int, len(names))
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		var st syscall.Stat_t
+		if err := syscall.Fstat(fd, &st); err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG {
+			open[fileKey{uint64(st.Dev), uint64(st.Ino)}]++
+		}
+	}
+	return open
 }
 
 // syncDir makes the entries of a directory durable.

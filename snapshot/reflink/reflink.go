@@ -18,6 +18,13 @@
 // is on. Do not freeze that one with fsfreeze: the cut would wait for the
 // thaw. Quiesce the application instead, or use another driver.
 //
+// # Databases of this process
+//
+// A process that closes a file loses its POSIX locks on it, those of a SQLite
+// connection included. On Unix this package therefore keeps files open that
+// the process itself has open, as long as it has, so that a database may be
+// held still by the process that takes the snapshot.
+//
 // # What is cloned
 //
 // Regular files, directories, symbolic links (as they are), hard links within
@@ -91,8 +98,9 @@ func New(dir string, opts *Options) (driver.Provider, error) {
 }
 
 type provider struct {
-	store *snapdir.Store
-	opts  Options
+	store   *snapdir.Store
+	opts    Options
+	sources sources
 }
 
 var _ driver.Provider = (*provider)(nil)
@@ -132,7 +140,7 @@ func (p *provider) Create(ctx context.Context, vol driver.VolumeID, id string) (
 		return nil, fmt.Errorf("reflink: %w", err)
 	}
 	s := &snap{store: p.store, claim: claim}
-	if err := s.create(ctx, p.opts); err != nil {
+	if err := s.create(ctx, p.opts, &p.sources); err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.opts.CleanupTimeout)
 		defer cancel()
 		return nil, snapdir.NotTaken(errors.Join(fmt.Errorf("reflink: %w", err), s.Delete(ctx)))

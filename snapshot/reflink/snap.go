@@ -97,10 +97,10 @@ var (
 )
 
 // create fills the claim.
-func (s *snap) create(ctx context.Context, opts Options) error {
+func (s *snap) create(ctx context.Context, opts Options, src *sources) error {
 	boot := bootID()
 	m := &meta{Version: metaVersion, Volume: s.claim.Volume, Created: time.Now().UTC(), Boot: boot}
-	c := &cloner{opts: opts, skip: s.store.Dir()}
+	c := &cloner{opts: opts, skip: s.store.Dir(), sources: src}
 	if err := c.tree(ctx, s.claim.Volume, filepath.Join(s.claim.Path, dataName)); err != nil {
 		return err
 	}

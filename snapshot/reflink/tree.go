@@ -23,8 +23,10 @@ const batch = 64
 
 // cloner clones one tree.
 type cloner struct {
-	opts Options
-	skip string // the folder of snapshots, left out of the clone
+	opts    Options
+	skip    string // the folder of snapshots, left out of the clone
+	sources *sources
+	open    map[fileKey]int // files that the process has open besides
 
 	ctx      context.Context //nolint:containedctx // a cloner lives as long as its one call
 	from, to *os.Root
@@ -96,7 +98,7 @@ func (c *cloner) method() string {
 
 // tree clones the directory from as the new directory to.
 func (c *cloner) tree(ctx context.Context, from, to string) (err error) {
-	c.ctx, c.links = ctx, make(map[uint64]*links)
+	c.ctx, c.links, c.open = ctx, make(map[uint64]*links), c.sources.begin()
 	c.noClone.Store(c.opts.CopyOnly)
 	c.noRange.Store(c.opts.CopyOnly)
 	if c.skipInfo, err = os.Stat(c.skip); err != nil {
@@ -143,7 +145,7 @@ func (c *cloner) tree(ctx context.Context, from, to string) (err error) {
 func (c *cloner) runTask(t task) error {
 	switch {
 	case t.dir == nil:
-		return c.open(t)
+		return c.openDir(t)
 	case t.names == nil:
 		return c.read(t.dir)
 	}
@@ -159,8 +161,8 @@ func (c *cloner) runTask(t task) error {
 	return nil
 }
 
-// open opens the directory of t on both sides.
-func (c *cloner) open(t task) (err error) {
+// openDir opens the directory of t on both sides.
+func (c *cloner) openDir(t task) (err error) {
 	if t.depth > snapdir.MaxDepth {
 		return fmt.Errorf("directory %.100q… is nested deeper than %d", t.rel, snapdir.MaxDepth)
 	}
