@@ -7,6 +7,7 @@ package codec
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 
 	"github.com/klauspost/compress/zstd"
@@ -16,21 +17,27 @@ import (
 
 // Codec compresses and decompresses chunks. It is safe for concurrent use.
 type Codec struct {
-	enc *zstd.Encoder
+	enc *zstd.Encoder // looks for repetitions
+	lit *zstd.Encoder // is content with bytes that are not equally frequent
 	dec *zstd.Decoder
 }
 
-// New returns a codec that uses up to GOMAXPROCS processors.
-func New() *Codec {
+func newEncoder(literals bool) *zstd.Encoder {
 	enc, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)),
 		zstd.WithEncoderCRC(false), // the seal is stronger
 		zstd.WithWindowSize(1<<20),
-		zstd.WithLowerEncoderMem(true))
+		zstd.WithLowerEncoderMem(true),
+		zstd.WithAllLitEntropyCompression(literals))
 	if err != nil {
 		panic(err) // the options are constant
 	}
+	return enc
+}
+
+// New returns a codec that uses up to GOMAXPROCS processors.
+func New() *Codec {
 	dec, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)),
 		zstd.WithDecoderMaxMemory(ondisk.MaxChunk),
@@ -39,17 +46,45 @@ func New() *Codec {
 	if err != nil {
 		panic(err) // the options are constant
 	}
-	return &Codec{enc: enc, dec: dec}
+	return &Codec{enc: newEncoder(false), lit: newEncoder(true), dec: dec}
 }
 
 // Compress appends the stored form of plain to dst and says which it is.
 // Content that hardly shrinks is stored as it is: reading it back is faster.
 func (c *Codec) Compress(dst, plain []byte) ([]byte, ondisk.Codec) {
-	out := c.enc.EncodeAll(plain, dst)
-	if len(out)-len(dst) < len(plain)-len(plain)/32 {
+	shrunk := func(out []byte) bool { return len(out)-len(dst) < len(plain)-len(plain)/32 }
+	if out := c.enc.EncodeAll(plain, dst); shrunk(out) {
 		return out, ondisk.Zstd
 	}
+	// Nothing repeats. That is so for random bytes, on which more work is
+	// wasted, and for random digits, which take half the space.
+	if entropy(plain) < 7.5 {
+		if out := c.lit.EncodeAll(plain, dst); shrunk(out) {
+			return out, ondisk.Zstd
+		}
+	}
 	return append(dst, plain...), ondisk.Raw
+}
+
+// entropy estimates from a sample how many bits a byte of p carries, 0 to 8.
+func entropy(p []byte) float64 {
+	const runs, length = 16, 256
+	var count [256]float64
+	n := 0.0
+	for i := range runs {
+		run := p[i*len(p)/runs:]
+		for _, b := range run[:min(length, len(run))] {
+			count[b]++
+			n++
+		}
+	}
+	h := 0.0
+	for _, k := range count {
+		if k > 0 {
+			h -= k / n * math.Log2(k/n)
+		}
+	}
+	return h
 }
 
 var errLength = errors.New("codec: decoded length differs from the authenticated one")
