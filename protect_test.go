@@ -377,6 +377,53 @@ func TestSnapshotVanishes(t *testing.T) {
 	}
 }
 
+// TestEvents checks what an embedder hears of a Run whose first upload fails.
+func TestEvents(t *testing.T) {
+	w := newWorld(t, nil)
+	var log []string
+	uploads := 0
+	type spanKey struct{}
+	events := &protect.Events{
+		PhaseBegin: func(ctx context.Context, i protect.PhaseInfo) context.Context {
+			log = append(log, "begin "+string(i.Phase))
+			if i.Phase == protect.PhaseUpload {
+				uploads++
+			}
+			return context.WithValue(ctx, spanKey{}, i.Phase)
+		},
+		PhaseEnd: func(ctx context.Context, i protect.PhaseInfo, err error) {
+			if ctx.Value(spanKey{}) != i.Phase || i.ID != "one" || i.Application != "app" {
+				t.Errorf("end of %+v with the context of %v", i, ctx.Value(spanKey{}))
+			}
+			log = append(log, fmt.Sprintf("end %s %t", i.Phase, err == nil))
+		},
+		Retry: func(_ context.Context, i protect.PhaseInfo, err error, _ time.Duration) {
+			log = append(log, "retry "+string(i.Phase))
+		},
+		Progress: func(_ context.Context, i protect.PhaseInfo, p repo.Progress) {
+			log = append(log, fmt.Sprintf("progress %s %d files", i.Phase, p.Files))
+		},
+	}
+	w.fake.SetHook(func(op snapshottest.Op) snapshottest.Fault {
+		if op.Kind == snapshottest.Dir && uploads == 1 {
+			return snapshottest.Fault{Before: errors.New("boom")}
+		}
+		return snapshottest.Fault{}
+	})
+	p := w.start(t, &process{events: events})
+	if _, err := p.Run(t.Context(), p.app, "one"); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"begin prepare", "end prepare true", "begin cut", "end cut true", "begin ready", "end ready true",
+		"begin upload", "progress upload 0 files", "end upload false", "retry upload",
+		"begin upload", "progress upload 4 files", "end upload true", "begin release", "end release true",
+	}
+	if diff := cmp.Diff(want, log); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestConsistencyText(t *testing.T) {
 	for c := protect.None; c <= protect.ApplicationConsistent; c++ {
 		b, err := c.MarshalText()
