@@ -14,7 +14,8 @@ var (
 	ErrHoldLost = errors.New("hooks: the freeze did not hold")
 
 	// ErrWindowExceeded reports that the window passed before the cut was
-	// done. Every member has been thawed.
+	// done. Every member has been thawed, unless the error also names one
+	// whose thaw failed.
 	ErrWindowExceeded = errors.New("hooks: freeze window exceeded")
 
 	// ErrForeignFreeze reports that somebody else has frozen the target. It is

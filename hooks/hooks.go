@@ -25,7 +25,8 @@
 // # Concurrency
 //
 // A Group may be used by several goroutines; it runs one freeze at a time.
-// A Hold is used by one goroutine at a time.
+// A Hold is used by one goroutine at a time, with one exception: a call that
+// ignores the end of its context does not keep the Group from Thaw.
 package hooks
 
 import (
@@ -90,7 +91,8 @@ type Quiescer interface {
 	//
 	// On error the Hold is nil and the quiescer has undone what it did as far
 	// as it can know; a quiescer whose target may remain frozen regardless (a
-	// lost reply) implements Recoverer, which the Group then calls.
+	// lost reply) implements Recoverer, which the Group then calls, except
+	// after ErrForeignFreeze: what somebody else froze is not ours to thaw.
 	Quiesce(ctx context.Context, req FreezeRequest) (Hold, error)
 }
 

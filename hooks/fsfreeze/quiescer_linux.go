@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fsfreeze
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stillpoint-go/protect/hooks"
+	"github.com/stillpoint-go/protect/internal/watchdog"
+)
+
+// goodbye is how long a quiesce that failed waits for the watchdog to thaw.
+// In the kernel a freeze under way cannot be interrupted.
+const goodbye = 2 * time.Second
+
+// Quiescer freezes one file system. It is safe for concurrent use.
+type Quiescer struct {
+	path string
+	opts Options
+
+	mu   sync.Mutex
+	live *hold // the newest freeze of this process, until it has ended
+}
+
+// New returns a quiescer for the file system that is mounted at mountpoint. It
+// looks at nothing yet: Prepare and Quiesce do, each time.
+func New(mountpoint string, opts *Options) (*Quiescer, error) {
+	o, err := opts.check()
+	if err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(mountpoint) {
+		return nil, fmt.Errorf("fsfreeze: mount point %q is not an absolute path", mountpoint)
+	}
+	o.Logger = o.Logger.Named("fsfreeze").With("mountpoint", mountpoint)
+	return &Quiescer{path: filepath.Clean(mountpoint), opts: o}, nil
+}
+
+// Traits implements hooks.Quiescer: a persistent freeze of a file system.
+func (q *Quiescer) Traits() hooks.Traits {
+	return hooks.Traits{Release: hooks.Persistent, Scope: hooks.Filesystem}
+}
+
+// Prepare implements hooks.Preparer: it checks that the file system may and
+// can be frozen, and writes its dirty data to the device, so that the freeze
+// has little left to do. Missing privileges wrap fs.ErrPermission.
+func (q *Quiescer) Prepare(ctx context.Context) error {
+	dir, _, err := q.open()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return fmt.Errorf("fsfreeze: syncfs %q: %w", q.path, err)
+	}
+	return nil
+}
+
+// open opens the mount point and checks it.
+func (q *Quiescer) open() (*os.File, uint64, error) {
+	dir, err := os.Open(q.path)
+	if err != nil {
+		return nil, 0, fmt.Errorf("fsfreeze: %w", err)
+	}
+	device, err := q.check(dir)
+	if err != nil {
+		return nil, 0, errors.Join(err, dir.Close())
+	}
+	return dir, device, nil
+}
+
+// check refuses what must not or cannot be frozen.
+func (q *Quiescer) check(dir *os.File) (device uint64, err error) {
+	m, err := mountOf(dir)
+	if err != nil {
+		return 0, err
+	}
+	real, err := filepath.EvalSymlinks(q.path)
+	if err != nil {
+		return 0, fmt.Errorf("fsfreeze: %w", err)
+	}
+	if m.point != real {
+		return 0, fmt.Errorf("fsfreeze: %q is no mount point, it lies on %q: %w", q.path, m.point, errors.ErrUnsupported)
+	}
+	if reason, ok := unfreezable[m.kind]; ok {
+		return 0, fmt.Errorf("fsfreeze: %q is %s, %s: %w", q.path, m.kind, reason, errors.ErrUnsupported)
+	}
+	root, err := mountOfPath("/")
+	if err != nil {
+		return 0, err
+	}
+	if m.device == root.device {
+		return 0, fmt.Errorf("fsfreeze: %q is the root file system: %w", q.path, errors.ErrUnsupported)
+	}
+	for _, path := range q.opts.Outside {
+		other, err := mountOfPath(path)
+		if err != nil {
+			return 0, err
+		}
+		if m.device == other.device {
+			return 0, fmt.Errorf("fsfreeze: %q lies on %q, which is to be frozen: %w", path, q.path, errors.ErrUnsupported)
+		}
+	}
+	if err := mayFreeze(); err != nil {
+		return 0, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("fsfreeze: stat %q: %w", q.path, err)
+	}
+	return st.Dev, nil
+}
+
+// Quiesce implements hooks.Quiescer. A freeze of somebody else is an error
+// that wraps hooks.ErrForeignFreeze. When ctx ends while the kernel freezes,
+// Quiesce waits up to two seconds for the watchdog to undo that; the watchdog
+// does it also later.
+func (q *Quiescer) Quiesce(ctx context.Context, req hooks.FreezeRequest) (hooks.Hold, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("fsfreeze: %w", err)
+	}
+	// Open before the freeze, for the case that the watchdog dies.
+	dir, device, err := q.open()
+	if err != nil {
+		return nil, err
+	}
+	client, err := watchdog.Arm(ctx, q.opts.Helper, q.opts.Env, watchdog.Spec{
+		Window: req.Window, Path: q.path, Device: device,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("fsfreeze: %w", err), dir.Close())
+	}
+	if err := client.Freeze(ctx); err != nil {
+		client.Close()
+		return nil, errors.Join(q.failed(ctx, client, dir, err), dir.Close())
+	}
+	h := &hold{q: q, epoch: req.Epoch, dir: dir, client: client, ended: make(chan struct{})}
+	q.mu.Lock()
+	q.live = h
+	q.mu.Unlock()
+	// Not ctx: the hold outlives it.
+	go h.guard(context.WithoutCancel(ctx))
+	return h, nil
+}
+
+// failed undoes a freeze that may come yet, and explains it.
+func (q *Quiescer) failed(ctx context.Context, client *watchdog.Client, dir *os.File, err error) error {
+	timer := time.NewTimer(goodbye)
+	defer timer.Stop()
+	select {
+	case <-client.Gone():
+	case <-timer.C:
+		return fmt.Errorf("fsfreeze: freeze %q: %w; the watchdog still waits for the kernel and will thaw", q.path, err)
+	}
+	if errors.Is(err, watchdog.ErrDead) || errors.Is(client.LastWord(context.WithoutCancel(ctx)), watchdog.ErrDead) {
+		// It may have died after the freeze and before its reply.
+		if thaw := watchdog.ThawFS(dir); thaw != nil && !errors.Is(thaw, watchdog.ErrNotFrozen) {
+			err = errors.Join(err, thaw)
+		}
+	}
+	return fmt.Errorf("fsfreeze: freeze %q: %w", q.path, translate(err))
+}
+
+// translate maps the errors of the watchdog to the public ones.
+func translate(err error) error {
+	for _, pair := range [][2]error{
+		{watchdog.ErrBusy, hooks.ErrForeignFreeze},
+		{watchdog.ErrLost, hooks.ErrHoldLost},
+		{watchdog.ErrDead, hooks.ErrHoldLost},
+		{watchdog.ErrUnsupported, errors.ErrUnsupported},
+		{watchdog.ErrDenied, fs.ErrPermission},
+	} {
+		if errors.Is(err, pair[0]) {
+			return fmt.Errorf("%w: %w", pair[1], err)
+		}
+	}
+	return err
+}
+
+// ended notes that a freeze is over.
+func (q *Quiescer) ended(h *hold) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.live == h {
+		q.live = nil
+	}
+}
+
+// Recover implements hooks.Recoverer: it thaws the file system, unless a newer
+// freeze of this quiescer is in force. It does not look at Options.Outside, so
+// that it works when Prepare would not.
+func (q *Quiescer) Recover(ctx context.Context, epoch hooks.Epoch) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("fsfreeze: %w", err)
+	}
+	q.mu.Lock()
+	h := q.live
+	q.mu.Unlock()
+	if h != nil && h.epoch > epoch {
+		return nil
+	}
+	if h != nil {
+		// Its watchdog must end too, or it would thaw the next freeze.
+		if err := h.revoke(ctx); err != nil {
+			return err
+		}
+	}
+	dir, err := os.Open(q.path)
+	if err != nil {
+		return fmt.Errorf("fsfreeze: %w", err)
+	}
+	defer dir.Close()
+	if err := watchdog.ThawFS(dir); err != nil && !errors.Is(err, watchdog.ErrNotFrozen) {
+		return fmt.Errorf("fsfreeze: thaw %q: %w", q.path, translate(err))
+	}
+	return nil
+}
