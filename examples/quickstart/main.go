@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Quickstart protects a live application, destroys it and brings it back, in
+// Command quickstart protects a live application, destroys it and brings it back, in
 // one process, without privileges and without a network.
 //
 // A bank with many clients keeps its balances in a SQLite database on one
