@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/stillpoint-go/protect/repo"
+)
+
+// The exit statuses.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitDamage  = 3
+)
+
+// cli is what the commands have in common.
+type cli struct {
+	repository   string // its URL, which may hold secrets
+	passwordFile string
+	json         bool
+	noProgress   bool
+	verbose      bool
+
+	password       string // of the environment
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	log            hclog.Logger
+}
+
+// run is the program without the process around it.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c := &cli{stdin: stdin, stdout: stdout, stderr: stderr, password: os.Getenv(passwordVariable)}
+	// The programs that we start to freeze something have no use for it.
+	_ = os.Unsetenv(passwordVariable)
+	root := c.command() //nolint:contextcheck // cobra hands ctx to the commands
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errDamage) || errors.Is(err, repo.ErrCorrupt):
+		fmt.Fprintln(stderr, "protectctl:", c.redact(err))
+		return exitDamage
+	default:
+		fmt.Fprintln(stderr, "protectctl:", c.redact(err))
+		return exitFailure
+	}
+}
+
+func (c *cli) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "protectctl",
+		Short:         "Take application-consistent recovery points, and bring them back",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("there is no command, see protectctl --help")
+		},
+		PersistentPreRun: func(*cobra.Command, []string) {
+			level := hclog.Warn
+			if c.verbose {
+				level = hclog.Debug
+			}
+			c.log = hclog.New(&hclog.LoggerOptions{Output: c.stderr, Level: level})
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	f := root.PersistentFlags()
+	f.StringVar(&c.repository, "repo", "", "URL of the repository's bucket, such as dir:///srv/backup (required)")
+	f.StringVar(&c.passwordFile, "password-file", "", "file with the password; default: $"+passwordVariable)
+	f.BoolVar(&c.json, "json", false, "print the result as JSON")
+	f.BoolVarP(&c.noProgress, "quiet", "q", false, "show no progress")
+	f.BoolVar(&c.noProgress, "no-progress", false, "the same")
+	f.BoolVarP(&c.verbose, "verbose", "v", false, "log what happens to stderr")
+	root.AddCommand(
+		c.initCommand(), c.backupCommand(), c.listCommand(), c.showCommand(),
+		c.restoreCommand(), c.verifyCommand(), c.statsCommand(),
+	)
+	return root
+}
+
+// withRepository opens the repository for fn.
+func (c *cli) withRepository(ctx context.Context, fn func(context.Context, *repo.Repository) error) (err error) {
+	key, err := c.key()
+	if err != nil {
+		return err
+	}
+	bucket, err := c.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bucket.Close()) }()
+	r, err := repo.Open(ctx, bucket, key, &repo.Options{Logger: c.log})
+	if err != nil {
+		return err
+	}
+	return fn(ctx, r)
+}
