@@ -299,19 +299,21 @@ func (p *Protector) abandonDetached(ctx context.Context, id string) {
 	}
 }
 
-// Points returns all recovery points of an application, the newest first.
+// Points returns all recovery points of an application, the newest first. If
+// records in the repository are damaged, it returns the others together with an
+// error that matches repo.ErrCorrupt.
 func (p *Protector) Points(ctx context.Context, application string) ([]*RecoveryPoint, error) {
 	all, err := p.cfg.Repository.Points(ctx)
 	if err != nil {
-		return nil, &Error{Op: "points", Err: err}
+		err = &Error{Op: "points", Err: err}
 	}
 	var out []*RecoveryPoint
 	for _, rp := range all {
 		if rp.Name == application {
-			out = append(out, newRecoveryPoint(rp))
+			out = append(out, NewRecoveryPoint(rp))
 		}
 	}
-	return out, nil
+	return out, err
 }
 
 // Restore writes all volumes of a recovery point below the directory target,

@@ -133,9 +133,10 @@ func (c *Cut) evidence() (map[string]map[string][]byte, error) {
 	return out, nil
 }
 
-// newRecoveryPoint reads back what evidence stored. A point that was written
-// without this package has no consistency that was proven.
-func newRecoveryPoint(p *repo.Point) *RecoveryPoint {
+// NewRecoveryPoint returns what a record of the repository says as a recovery
+// point. One that was written without this package has no consistency that was
+// proven.
+func NewRecoveryPoint(p *repo.Point) *RecoveryPoint {
 	rp := &RecoveryPoint{ID: p.ID, Application: p.Name, Time: p.Time, Stats: p.Stats, Point: p}
 	var c Cut
 	if err := json.Unmarshal(p.Evidence[evidenceName]["cut"], &c); err == nil {

@@ -82,7 +82,7 @@ func (p *Protector) done(ctx context.Context, s State) (State, Result, error) {
 	if err != nil {
 		return s, Result{}, err
 	}
-	return s, Result{Done: true, Point: newRecoveryPoint(point)}, nil
+	return s, Result{Done: true, Point: NewRecoveryPoint(point)}, nil
 }
 
 // prepare thaws and removes what an earlier try left, and does everything that

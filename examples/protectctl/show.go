@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/stillpoint-go/protect"
 	"github.com/stillpoint-go/protect/repo"
-	"github.com/stillpoint-go/protect/snapshot"
 )
 
 // showResult is what show prints.
@@ -69,31 +67,10 @@ func (c *cli) show(ctx context.Context, r *repo.Repository, arg string) error {
 	for target, items := range p.Evidence {
 		res.Evidence[target] = slices.Sorted(maps.Keys(items))
 	}
-	// Damage of another point is no reason to keep quiet about this one.
-	damage := res.proof(ctx, r)
-	if damage != nil && !errors.Is(damage, repo.ErrCorrupt) {
-		return damage
-	}
-	if err := c.print(res, res.write); err != nil {
-		return err
-	}
-	return damage
-}
-
-// proof adds what the cut proved, which the façade keeps with a point.
-func (s *showResult) proof(ctx context.Context, r *repo.Repository) error {
-	p, err := protect.New(protect.Config{Repository: r, Snapshots: snapshot.NewProvider(&live{}, nil)})
-	if err != nil {
-		return err
-	}
-	points, err := p.Points(ctx, s.Name)
-	for _, rp := range points {
-		if rp.ID == s.ID {
-			s.Doubts = append(s.Doubts, rp.Doubts...)
-			s.FrozenMS, s.SkewMS = millis(rp.Frozen), millis(rp.Skew)
-		}
-	}
-	return err
+	proof := protect.NewRecoveryPoint(p) // what the cut proved
+	res.Doubts = append(res.Doubts, proof.Doubts...)
+	res.FrozenMS, res.SkewMS = millis(proof.Frozen), millis(proof.Skew)
+	return c.print(res, res.write)
 }
 
 // write writes the result for people.

@@ -69,7 +69,7 @@ import (
 )
 
 const (
-	defaultGrace       = 2 * time.Second
+	defaultGrace       = 5 * time.Second
 	defaultThawTimeout = 10 * time.Second
 )
 
@@ -84,7 +84,7 @@ type Options struct {
 	// process reaches them by accident.
 	Env []string
 	// Grace is how long a held program may take to end after its input has,
-	// and again after SIGTERM, before it is killed. Zero means 2 s.
+	// and again after SIGTERM, before it is killed. Zero means 5 s.
 	Grace time.Duration
 
 	// Helper is required by NewPair: the program, with leading arguments, that

@@ -58,7 +58,8 @@ func (q *Quiescer) Quiesce(ctx context.Context, req hooks.FreezeRequest) (hooks.
 		return nil, fmt.Errorf("command: start %q: %w", q.argv[0], err)
 	}
 	if err := awaitReady(ctx, p); err != nil {
-		_, stop := p.Stop(ctx, q.opts.Grace)
+		// ctx may have ended, and the program may have frozen: it gets its time.
+		_, stop := p.Stop(context.WithoutCancel(ctx), q.opts.Grace)
 		return nil, fmt.Errorf("command: %q did not get ready: %w", q.argv[0], errors.Join(describe(p, err), stop))
 	}
 	h := &hold{q: q, p: p, thawed: make(chan struct{})}

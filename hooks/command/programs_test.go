@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 			os.Exit(held(os.Args[2], os.Args[3]))
 		case "freeze", "thaw":
 			os.Exit(pair(os.Args[1], os.Args[2], os.Args[3]))
+		case "hold":
+			os.Exit(holdAndWait(os.Args[2]))
 		case "victim":
 			os.Exit(victim(os.Args[2], os.Args[3]))
 		}

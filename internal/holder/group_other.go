@@ -16,3 +16,6 @@ func detach(*exec.Cmd, bool) {}
 
 // signalGroup kills the child alone, and at once.
 func signalGroup(p *os.Process, _ bool) { _ = p.Kill() }
+
+// spare: children inherit nothing but their standard files here.
+func spare(*os.File) (*os.File, error) { return nil, nil } //nolint:nilnil // nothing, on purpose

@@ -83,7 +83,7 @@ func Start(spec Spec) (*Process, error) {
 		return nil, errors.Join(err, p.input.Close(), outR.Close(), outW.Close())
 	}
 	cmd.Stdout, cmd.Stderr = outW, errW
-	err = cmd.Start()
+	err = start(cmd, outR, errR)
 	_, _ = outW.Close(), errW.Close()
 	if err != nil {
 		_, _ = outR.Close(), errR.Close()
@@ -91,6 +91,21 @@ func Start(spec Spec) (*Process, error) {
 	}
 	go p.wait(outR, errR)
 	return p, nil
+}
+
+// start starts the child, which also gets the reading ends of its output.
+func start(cmd *exec.Cmd, outputs ...*os.File) error {
+	for _, r := range outputs {
+		f, err := spare(r)
+		if err != nil {
+			return err
+		}
+		if f != nil {
+			defer f.Close()
+			cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		}
+	}
+	return cmd.Start()
 }
 
 // wait ends with the child, or when its output has been drained.
