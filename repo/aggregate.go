@@ -48,7 +48,7 @@ func (a *aggregator) place(j *job) error {
 		a.placed[j.entry.Hash] = s
 	}
 	j.entry.Extents = []ondisk.Slice{s}
-	j.small = nil
+	a.w.dropSmall(j)
 	if err := a.pass(j); err != nil {
 		return err
 	}

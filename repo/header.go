@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/zeebo/blake3"
@@ -51,7 +52,7 @@ func (r *Repository) putHeader(ctx context.Context) error {
 }
 
 func (r *Repository) getHeader(ctx context.Context) (*header, error) {
-	raw, err := r.store.Get(ctx, ondisk.HeaderKey, ondisk.MaxHeader)
+	raw, err := r.read(ctx, ondisk.HeaderKey, ondisk.MaxHeader)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +108,7 @@ func (r *Repository) putSlot(ctx context.Context, root [32]byte, key Key) error 
 }
 
 func (r *Repository) getSlot(ctx context.Context, obj string) (*seal.Slot, error) {
-	raw, err := r.store.Get(ctx, obj, ondisk.MaxHeader)
+	raw, err := r.read(ctx, obj, ondisk.MaxHeader)
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +118,9 @@ func (r *Repository) getSlot(ctx context.Context, obj string) (*seal.Slot, error
 	}
 	slot := &seal.Slot{}
 	if err := json.Unmarshal([]byte(lines[0]), slot); err != nil {
+		return nil, corrupt(obj, err)
+	}
+	if err := slot.Check(); err != nil {
 		return nil, corrupt(obj, err)
 	}
 	return slot, nil
@@ -129,6 +133,7 @@ const maxSlots = 64
 // opens.
 func (r *Repository) unlock(ctx context.Context, key Key) ([32]byte, error) {
 	var damage []error
+	var failure error
 	n := 0
 	for o, err := range r.store.List(ctx, ondisk.SlotPrefix) {
 		if err != nil {
@@ -144,9 +149,15 @@ func (r *Repository) unlock(ctx context.Context, key Key) ([32]byte, error) {
 				return root, nil
 			}
 		}
-		if !errors.Is(err, seal.ErrPassphrase) {
+		switch {
+		case errors.Is(err, ErrCorrupt):
 			damage = append(damage, err)
+		case !errors.Is(err, seal.ErrPassphrase) && !errors.Is(err, fs.ErrNotExist):
+			failure = err // this slot may be the one
 		}
+	}
+	if failure != nil {
+		return [32]byte{}, failure
 	}
 	if len(damage) > 0 {
 		return [32]byte{}, errors.Join(append([]error{ErrKey}, damage...)...)

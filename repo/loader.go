@@ -133,7 +133,7 @@ func (r *Repository) open(at index.Location, sealed []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := r.codec.Decompress(body, e.Codec, int(e.Plain))
+	plain, err := r.codec.Decompress(nil, body, e.Codec, int(e.Plain))
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	packTarget = 32 << 20 // a pack is stored when it reaches this size
+	packTarget = 32 << 20 // a pack is stored before it exceeds this size
 	uploads    = 2        // packs on their way to the store
 )
 
@@ -73,20 +73,26 @@ func (p *packer) put(kind ondisk.Kind, data []byte) (ondisk.ID, error) {
 	}
 	p.fresh.Add(int64(len(data)))
 	p.count.Add(1)
+	bufs := p.r.buffers.Get().(*buffers) //nolint:forcetypeassert // our own pool
 	select {
 	case p.helper <- struct{}{}:
-		own := bytes.Clone(data)
+		bufs.plain = append(bufs.plain[:0], data...)
 		p.wg.Go(func() {
 			defer func() { <-p.helper }()
-			if err := p.add(id, kind, own); err != nil {
+			if err := p.add(id, kind, bufs.plain, bufs); err != nil {
 				p.cancel(err)
 			}
+			p.r.buffers.Put(bufs)
 		})
 		return id, nil
 	default:
-		return id, p.add(id, kind, data)
+		defer p.r.buffers.Put(bufs)
+		return id, p.add(id, kind, data, bufs)
 	}
 }
+
+// buffers are the memory that one chunk needs on its way into a pack.
+type buffers struct{ plain, body, sealed, check []byte }
 
 // claim reports whether the chunk must be stored, and by the caller.
 func (p *packer) claim(id ondisk.ID) bool {
@@ -104,19 +110,20 @@ func (p *packer) claim(id ondisk.ID) bool {
 }
 
 // add compresses, seals and verifies a chunk and appends it to a pack.
-func (p *packer) add(id ondisk.ID, kind ondisk.Kind, plain []byte) error {
-	bufs := p.r.buffers.Get().(*[2][]byte) //nolint:forcetypeassert // our own pool
-	defer p.r.buffers.Put(bufs)
-	body, codec := p.r.codec.Compress(bufs[0][:0], plain)
+func (p *packer) add(id ondisk.ID, kind ondisk.Kind, plain []byte, bufs *buffers) error {
+	body, codec := p.r.codec.Compress(&bufs.body, plain)
 	e := pack.Entry{ID: id, Kind: kind, Codec: codec, Plain: uint32(len(plain))} //nolint:gosec // below MaxChunk
-	sealed := p.chunks.Seal(bufs[1][:0], body, e.AAD())
-	bufs[1] = sealed
+	sealed := p.chunks.Seal(bufs.sealed[:0], body, e.AAD())
+	bufs.sealed = sealed
 
 	// Verify before upload: a wrong bit of this machine must not get stored.
-	opened, err := p.chunks.Open(body[:0], sealed, e.AAD())
+	opened, err := p.chunks.Open(bufs.body[:0], sealed, e.AAD())
 	if err == nil {
-		bufs[0] = opened
-		opened, err = p.r.codec.Decompress(opened, codec, len(plain))
+		bufs.body = opened
+	}
+	if err == nil && codec != ondisk.Raw {
+		opened, err = p.r.codec.Decompress(bufs.check, opened, codec, len(plain))
+		bufs.check = opened
 	}
 	if err != nil || !bytes.Equal(opened, plain) {
 		return fmt.Errorf("chunk does not decode to what was encoded; this machine's memory or processor is faulty: %w", errors.Join(ErrCorrupt, err))
@@ -132,11 +139,11 @@ func (p *packer) append(e pack.Entry, sealed []byte) error {
 	p.mu.Lock()
 	b := p.mu.open[slot]
 	var full *pack.Builder
-	if b != nil && b.Len()+len(sealed)+pack.EntrySize > packTarget && len(b.Entries()) > 0 {
+	if b != nil && (b.Len()+len(sealed)+pack.EntrySize > packTarget && len(b.Entries()) > 0 || len(b.Entries()) == ondisk.MaxPackEntries) {
 		full, b = b, nil
 	}
 	if b == nil {
-		b = pack.NewBuilder(p.buffer(), p.salt)
+		b = pack.NewBuilder(p.buffer(), p.salt, packTarget)
 		p.mu.open[slot] = b
 	}
 	b.Add(e, sealed)

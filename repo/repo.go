@@ -85,7 +85,10 @@ type Repository struct {
 	log    hclog.Logger
 	loader *loader
 	caps   store.Capabilities
-	// buffers holds pairs of byte slices in which chunks are encoded.
+	// refreshing holds a token while somebody reads what others have committed.
+	// Two at once could put an older view in place of a newer one.
+	refreshing chan struct{}
+	// buffers holds the *buffers in which chunks are encoded.
 	buffers sync.Pool
 
 	mu struct {
@@ -163,9 +166,10 @@ func newRepository(bucket *blob.Bucket, opts *Options) *Repository {
 		o.CacheBytes = 64 << 20
 	}
 	r := &Repository{log: o.Logger.Named("repo"), codec: codec.New()}
+	r.refreshing = make(chan struct{}, 1)
 	r.store = store.New(bucket, retry.Policy{Attempts: o.Attempts, Notify: r.logRetry})
 	r.loader = newLoader(r, o.CacheBytes)
-	r.buffers.New = func() any { return new([2][]byte) }
+	r.buffers.New = func() any { return new(buffers) }
 	r.mu.points = map[string]*Point{}
 	return r
 }
@@ -173,6 +177,7 @@ func newRepository(bucket *blob.Bucket, opts *Options) *Repository {
 // fresh returns the same repository without anything remembered of its content.
 func (r *Repository) fresh() *Repository {
 	f := &Repository{id: r.id, keys: r.keys, store: r.store, codec: r.codec, log: r.log, caps: r.caps}
+	f.refreshing = make(chan struct{}, 1)
 	f.loader = newLoader(f, r.loader.limit)
 	f.buffers.New = r.buffers.New
 	f.mu.points = map[string]*Point{}

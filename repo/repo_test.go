@@ -5,11 +5,13 @@ package repo_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -56,31 +58,49 @@ func write(tb testing.TB, r *repo.Repository, id, dir string) *repo.Point {
 	return p
 }
 
-// contents reads all files of volume "v" through a repository.
+// describe is how both sides of a comparison print an entry.
+func describe(kind string, mode fs.FileMode, target string, content []byte) string {
+	if kind != "file" {
+		return fmt.Sprintf("%s %v %s", kind, mode, target)
+	}
+	return fmt.Sprintf("file %v %d bytes %x", mode, len(content), sha256.Sum256(content))
+}
+
+// readAll reads all volumes of a point; paths start with the volume.
+func readAll(ctx context.Context, r *repo.Repository, p *repo.Point) (map[string]string, error) {
+	out := map[string]string{}
+	for _, v := range p.Volumes {
+		t, err := r.Tree(ctx, p, v.Name)
+		if err != nil {
+			return out, err
+		}
+		for e, err := range t.Entries(ctx, ".") {
+			if err != nil {
+				return out, err
+			}
+			var content bytes.Buffer
+			if e.Type == repo.File {
+				if _, err := t.WriteTo(ctx, &content, e); err != nil {
+					return out, err
+				}
+			}
+			out[path.Join(v.Name, e.Path)] = describe(e.Type.String(), e.Mode, e.Target, content.Bytes())
+		}
+	}
+	return out, nil
+}
+
+// contents reads all of a point, which must be in order.
 func contents(tb testing.TB, r *repo.Repository, p *repo.Point) map[string]string {
 	tb.Helper()
-	t, err := r.Tree(tb.Context(), p, "v")
+	out, err := readAll(tb.Context(), r, p)
 	if err != nil {
 		tb.Fatal(err)
-	}
-	out := map[string]string{}
-	for e, err := range t.Entries(tb.Context(), ".") {
-		if err != nil {
-			tb.Fatal(err)
-		}
-		desc := fmt.Sprintf("%s %v %s", e.Type, e.Mode, e.Target)
-		if e.Type == repo.File {
-			var buf bytes.Buffer
-			if _, err := t.WriteTo(tb.Context(), &buf, e); err != nil {
-				tb.Fatal(err)
-			}
-			desc += fmt.Sprintf(" %d %x", buf.Len(), rand.NewChaCha8([32]byte{}).Uint64()) + hash(buf.Bytes())
-		}
-		out[e.Path] = desc
 	}
 	return out
 }
 
+// onDisk reads a directory as volume "v".
 func onDisk(tb testing.TB, dir string) map[string]string {
 	tb.Helper()
 	out := map[string]string{}
@@ -93,19 +113,21 @@ func onDisk(tb testing.TB, dir string) map[string]string {
 		if err != nil {
 			return err
 		}
+		kind, target, content := "file", "", []byte(nil)
 		switch info.Mode().Type() {
 		case fs.ModeDir:
-			out[rel] = fmt.Sprintf("dir %v ", info.Mode().Perm())
+			kind = "dir"
 		case fs.ModeSymlink:
-			target, _ := os.Readlink(p)
-			out[rel] = fmt.Sprintf("symlink %v %s", info.Mode().Perm(), target)
-		default:
-			data, err := os.ReadFile(p)
-			if err != nil {
+			kind = "symlink"
+			if target, err = os.Readlink(p); err != nil {
 				return err
 			}
-			out[rel] = fmt.Sprintf("file %v  %d %x", info.Mode().Perm(), len(data), rand.NewChaCha8([32]byte{}).Uint64()) + hash(data)
+		default:
+			if content, err = os.ReadFile(p); err != nil {
+				return err
+			}
 		}
+		out[path.Join("v", filepath.ToSlash(rel))] = describe(kind, info.Mode()&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky), target, content)
 		return nil
 	})
 	if err != nil {
@@ -114,12 +136,24 @@ func onDisk(tb testing.TB, dir string) map[string]string {
 	return out
 }
 
-func hash(b []byte) string {
-	var h uint64 = 14695981039346656037
-	for _, c := range b {
-		h = (h ^ uint64(c)) * 1099511628211
+// verify returns the report of a verification that must be possible.
+func verify(tb testing.TB, r *repo.Repository, data bool) *repo.VerifyReport {
+	tb.Helper()
+	rep, err := r.Verify(tb.Context(), &repo.VerifyOptions{Data: data})
+	if err != nil {
+		tb.Fatal(err)
 	}
-	return fmt.Sprintf(" %x", h)
+	return rep
+}
+
+// healthy checks that a verification finds nothing, and so many points.
+func healthy(tb testing.TB, r *repo.Repository, points int) {
+	tb.Helper()
+	for _, data := range []bool{false, true} {
+		if rep := verify(tb, r, data); len(rep.Damage) > 0 || len(rep.Unknown) > 0 || rep.Points != points {
+			tb.Errorf("verify with data=%t: %+v, want %d points", data, rep, points)
+		}
+	}
 }
 
 func put(tb testing.TB, dir, name string, data []byte) {
@@ -176,15 +210,7 @@ func TestRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(want, contents(t, again, p2)); diff != "" {
 		t.Errorf("other process (-want +got):\n%s", diff)
 	}
-	for _, data := range []bool{false, true} {
-		rep, err := again.Verify(t.Context(), &repo.VerifyOptions{Data: data})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(rep.Damage) > 0 || len(rep.Unknown) > 0 || rep.Points != 1 {
-			t.Errorf("verify: %+v", rep)
-		}
-	}
+	healthy(t, again, 1)
 }
 
 func TestUnchangedCostsLittle(t *testing.T) {

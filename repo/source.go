@@ -53,7 +53,7 @@ func (w *walker) walk(local string) error {
 			return err
 		}
 		defer dir.Close()
-		return w.entry(dir, filepath.Base(local), ".", info)
+		return plain(w.entry(dir, filepath.Base(local), ".", info))
 	}
 	if !info.IsDir() {
 		return fmt.Errorf("%w: %q is neither a directory nor a file", fs.ErrInvalid, local)
@@ -63,50 +63,121 @@ func (w *walker) walk(local string) error {
 		return err
 	}
 	defer root.Close()
-	if info, err = root.Stat("."); err != nil {
+	now, err := root.Stat(".")
+	if err != nil {
 		return err
 	}
-	w.device = stat(info).id.dev
-	return w.directory(root, ".", info)
+	if !same(info, now) {
+		return fmt.Errorf("%q: %w", local, errExchanged)
+	}
+	w.device = stat(now).id.dev
+	return plain(w.directory(root, ".", now))
+}
+
+// plain returns the error of a volume's root, which must not vanish.
+func plain(err error) error {
+	if lost, ok := errors.AsType[*lostError](err); ok {
+		return lost.err
+	}
+	return err
 }
 
 func (w *walker) directory(root *os.Root, at string, info fs.FileInfo) error {
 	d, err := root.Open(".")
 	if err != nil {
-		return err
+		return &lostError{err}
 	}
 	defer d.Close()
 	e := newEntry(ondisk.TypeDir, info)
 	if e.Xattrs, err = readXattrs(d); err != nil {
 		return fmt.Errorf("%q: %w", at, err)
 	}
-	if err := w.emit(&job{path: at, entry: e}); err != nil {
-		return err
+	var names []string
+	if stat(info).id.dev == w.device { // or else a file system is mounted here: an empty directory
+		names, err = d.Readdirnames(-1)
 	}
-	if stat(info).id.dev != w.device {
-		return nil // another file system is mounted here: an empty directory
+	if errors.Is(err, fs.ErrNotExist) {
+		return &lostError{err}
 	}
-	names, err := d.Readdirnames(-1)
 	if err != nil {
 		return fmt.Errorf("%q: %w", at, err)
 	}
+	if err := w.emit(&job{path: at, entry: e}); err != nil {
+		return err
+	}
 	slices.Sort(names)
+	names = slices.Compact(names) // a directory that changes may list a name twice
 	for _, name := range names {
 		p := path.Join(at, name)
 		if !ondisk.ValidName(name) || !ondisk.ValidPath(p) {
 			return fmt.Errorf("%w: path %q is too long or too deep", fs.ErrInvalid, p)
 		}
-		info, err := root.Lstat(name)
+		if err := w.settle(root, name, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxLooks bounds how often an entry is looked at that is exchanged while we
+// do. One that never holds still counts as vanished.
+const maxLooks = 8
+
+// settle stores what is at the name now, in a volume that may be live.
+func (w *walker) settle(dir *os.Root, name, at string) error {
+	var last fs.FileInfo
+	exchanged := false
+	var failed error
+	for range maxLooks {
+		info, err := dir.Lstat(name)
 		if errors.Is(err, fs.ErrNotExist) {
-			w.skipped++ // removed since it was listed, in a live volume
-			continue
+			w.skipped++ // removed since it was listed
+			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := w.entry(root, name, p, info); err != nil {
-			return err
+		exchanged = exchanged || last != nil && !same(last, info)
+		last = info
+		if failed = w.entry(dir, name, at, info); failed == nil {
+			return nil
 		}
+		lost, ok := errors.AsType[*lostError](failed)
+		if !ok {
+			return failed
+		}
+		failed = lost.err
+	}
+	if exchanged || errors.Is(failed, errExchanged) || errors.Is(failed, fs.ErrNotExist) {
+		w.skipped++
+		return nil
+	}
+	return failed
+}
+
+// lostError says that an entry could not be opened as what it looked like.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return e.err.Error() }
+
+var errExchanged = errors.New("it was exchanged for something else")
+
+// same reports whether two looks at a name found the same thing.
+func same(a, b fs.FileInfo) bool { return os.SameFile(a, b) && a.Mode().Type() == b.Mode().Type() }
+
+// confirm makes sure that opened is what the name stands for, and not where a
+// symbolic link led us that was there for a moment: os.Root follows links as
+// long as they stay inside. Seen is what the name was before.
+func confirm(dir *os.Root, name string, seen, opened fs.FileInfo) error {
+	if same(seen, opened) {
+		return nil
+	}
+	now, err := dir.Lstat(name)
+	if err != nil {
+		return &lostError{err}
+	}
+	if !same(now, opened) || opened.Mode().Type() != seen.Mode().Type() {
+		return &lostError{errExchanged}
 	}
 	return nil
 }
@@ -116,41 +187,44 @@ func (w *walker) entry(dir *os.Root, name, at string, info fs.FileInfo) error {
 	case fs.ModeDir:
 		sub, err := dir.OpenRoot(name)
 		if err != nil {
-			return w.vanished(err)
+			return &lostError{err}
 		}
 		defer sub.Close()
 		now, err := sub.Stat(".")
 		if err != nil {
 			return err
 		}
+		if err := confirm(dir, name, info, now); err != nil {
+			return err
+		}
 		return w.directory(sub, at, now)
 	case fs.ModeSymlink:
 		target, err := dir.Readlink(name)
 		if err != nil {
-			return w.vanished(err)
+			return &lostError{err}
 		}
 		e := newEntry(ondisk.TypeSymlink, info)
 		e.Target = target
 		return w.emit(&job{path: at, entry: e})
 	case 0:
-		return w.file(dir, name, at)
+		return w.file(dir, name, at, info)
 	default:
 		w.skipped++
 		return nil
 	}
 }
 
-func (w *walker) file(dir *os.Root, name, at string) error {
+func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
 	f, err := dir.OpenFile(name, os.O_RDONLY|openFlags, 0)
 	if err != nil {
-		return w.vanished(err)
+		return &lostError{err}
 	}
 	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
+	if err == nil {
+		err = confirm(dir, name, seen, info)
+	}
+	if err != nil {
 		_ = f.Close()
-		if err == nil {
-			w.skipped++ // exchanged for something else since it was listed
-		}
 		return err
 	}
 	e := newEntry(ondisk.TypeFile, info)
@@ -175,16 +249,6 @@ func (w *walker) file(dir *os.Root, name, at string) error {
 		return err
 	}
 	return nil
-}
-
-// vanished turns the error of opening what a live volume no longer has into a
-// count.
-func (w *walker) vanished(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		w.skipped++
-		return nil
-	}
-	return err
 }
 
 func newEntry(t ondisk.EntryType, info fs.FileInfo) *ondisk.Entry {

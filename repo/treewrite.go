@@ -22,7 +22,7 @@ import (
 const (
 	smallFile = 128 << 10 // larger files have chunks of their own
 	openFiles = 64        // files open at once for one volume
-	ahead     = 1024      // entries between the walk and the tree
+	ahead     = 256       // entries between the walk and the tree
 )
 
 // treeWriter turns the entries of a volume into a tree. A walk produces them
@@ -150,15 +150,13 @@ func (t *treeWriter) take(ctx context.Context, j *job) error {
 // takeSmall reuses the slices of the parent if the file is unchanged, and
 // otherwise lets the aggregator find a place for it.
 func (t *treeWriter) takeSmall(j *job) error {
-	j.entry.Size = uint64(len(j.small))
-	j.entry.Hash = t.w.r.keys.ChunkID(ondisk.KindData, j.small)
 	old, err := t.parentEntry(j.path)
 	if err != nil {
 		return err
 	}
 	if old != nil && old.Hash == j.entry.Hash && old.Size == j.entry.Size && t.w.usable(old.Extents) {
 		j.entry.Extents = old.Extents
-		j.small = nil
+		t.w.dropSmall(j)
 		return t.group.pass(j)
 	}
 	return t.group.place(j)
@@ -176,18 +174,25 @@ func (t *treeWriter) parentEntry(path string) (*ondisk.Entry, error) {
 	if !t.parentOK || string(t.parent.Key) != key {
 		return nil, nil //nolint:nilnil // no entry, no error
 	}
-	return ondisk.DecodeEntry(t.parent.Value)
+	e, err := ondisk.DecodeEntry(t.parent.Value)
+	return e, t.abandon(err)
 }
 
 func (t *treeWriter) advance() error {
 	var err error
 	t.parent, err, t.parentOK = t.nextParent()
-	if errors.Is(err, ErrCorrupt) {
-		// A damaged parent costs space, not the new recovery point.
-		t.w.r.log.Warn("the parent is damaged and will not be reused", "error", err)
-		t.parentOK, err = false, nil
+	return t.abandon(err)
+}
+
+// abandon gives up the parent if err is damage: that costs space, not the new
+// recovery point. Other errors are returned.
+func (t *treeWriter) abandon(err error) error {
+	if err = malformed(err); !errors.Is(err, ErrCorrupt) {
+		return err
 	}
-	return err
+	t.w.r.log.Warn("the parent is damaged and will not be reused", "error", err)
+	t.parentOK = false
+	return nil
 }
 
 // usable reports whether all slices lie within chunks of the repository.
@@ -197,7 +202,7 @@ func (w *Writer) usable(slices []ondisk.Slice) bool {
 			continue
 		}
 		l, ok := w.r.find(s.ID)
-		if !ok || uint64(s.Off)+s.Len > uint64(l.Entry.Plain) {
+		if !ok || l.Entry.Kind != ondisk.KindData || uint64(s.Off)+s.Len > uint64(l.Entry.Plain) {
 			return false
 		}
 	}
@@ -206,6 +211,10 @@ func (w *Writer) usable(slices []ondisk.Slice) bool {
 
 // add puts a finished entry into the tree.
 func (t *treeWriter) add(path string, e *ondisk.Entry) error {
+	// A point that cannot be read again must not be committed.
+	if err := e.Validate(); err != nil {
+		return fmt.Errorf("%w: %q cannot be stored: %w", fs.ErrInvalid, path, err)
+	}
 	if e.Type == ondisk.TypeDir {
 		t.volume.Dirs++
 	} else {
@@ -238,6 +247,9 @@ func (w *Writer) readFile(ctx context.Context, j *job, buf *[]byte) error {
 	size := info.Size()
 	j.entry.ModTime = info.ModTime().UTC()
 	sparse := stat(info).blocks < size>>9
+	if sparse && size <= smallFile && nextSegment(j.file, 0, size) == (segment{0, size}) {
+		sparse = false // its file system compresses, or keeps small files elsewhere
+	}
 	if size <= smallFile && !sparse {
 		return w.readSmall(j, size)
 	}
@@ -264,7 +276,7 @@ func (w *Writer) readFile(ctx context.Context, j *job, buf *[]byte) error {
 }
 
 func (w *Writer) readSmall(j *job, size int64) error {
-	data := make([]byte, size)
+	data := w.smallBuffer(int(size))
 	n, err := io.ReadFull(j.file, data)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return err
@@ -272,8 +284,31 @@ func (w *Writer) readSmall(j *job, size int64) error {
 	w.bytes.Add(int64(n))
 	if n > 0 {
 		j.small = data[:n]
+		j.entry.Size, j.entry.Hash = uint64(n), w.r.keys.ChunkID(ondisk.KindData, j.small) //nolint:gosec // not negative
 	}
 	return nil
+}
+
+// tinyFile is the size up to which a file has memory of its own while it waits.
+const tinyFile = 16 << 10
+
+// smallBuffer returns memory for the content of a small file.
+func (w *Writer) smallBuffer(size int) []byte {
+	if size <= tinyFile {
+		return make([]byte, size)
+	}
+	if b, ok := w.small.Get().(*[smallFile]byte); ok {
+		return b[:size]
+	}
+	return new([smallFile]byte)[:size]
+}
+
+// dropSmall gives back the memory of a small file whose content has a place.
+func (w *Writer) dropSmall(j *job) {
+	if cap(j.small) == smallFile {
+		w.small.Put((*[smallFile]byte)(j.small[:smallFile]))
+	}
+	j.small = nil
 }
 
 // readStream cuts r into chunks, stores them and adds them to the extent map.

@@ -16,7 +16,6 @@ import (
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
 	"github.com/stillpoint-go/protect/internal/pack"
-	"github.com/stillpoint-go/protect/internal/tree"
 )
 
 // VerifyOptions say how deep to look.
@@ -67,7 +66,7 @@ func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (*VerifyRe
 	if opts != nil {
 		v.opts = *opts
 	}
-	v.bad = map[ondisk.ID]*Damage{}
+	v.bad, v.known = map[ondisk.ID]*Damage{}, map[damageKey]*Damage{}
 	if err := v.run(ctx); err != nil {
 		return nil, fmt.Errorf("repo: verify: %w", err)
 	}
@@ -84,9 +83,14 @@ type verifier struct {
 	mu     sync.Mutex
 	report VerifyReport
 	damage []*Damage
+	known  map[damageKey]*Damage
 	bad    map[ondisk.ID]*Damage // damaged chunks
 	done   VerifyProgress
 }
+
+// damageKey tells damage apart: one for each object and chunk, or each reason
+// if neither is known.
+type damageKey struct{ object, chunk, reason string }
 
 func (v *verifier) run(ctx context.Context) error {
 	if err := v.list(ctx); err != nil {
@@ -99,12 +103,44 @@ func (v *verifier) run(ctx context.Context) error {
 		}
 		v.found(err)
 	}
+	if err := v.withoutIndex(ctx, points); err != nil {
+		return err
+	}
 	if err := v.all(ctx); err != nil {
 		return err
 	}
 	v.checkIndex()
 	v.report.Points = len(points)
 	return v.checkPoints(ctx, points)
+}
+
+// withoutIndex names the points that damage to the index takes away: all but
+// those that are usable.
+func (v *verifier) withoutIndex(ctx context.Context, usable map[string]*Point) error {
+	if len(v.damage) == 0 {
+		return nil
+	}
+	all, err := v.r.listPoints(ctx)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	for _, d := range v.damage {
+		for key, p := range all {
+			if usable[key] == nil && p.owns(d.Object) {
+				for _, vol := range p.Volumes {
+					d.affects(path.Join(p.ID + ": " + vol.Name))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// affects adds to what cannot be restored.
+func (d *Damage) affects(what string) {
+	if n := len(d.Affects); n < maxAffects && (n == 0 || d.Affects[n-1] != what) {
+		d.Affects = append(d.Affects, what)
+	}
 }
 
 // flatten returns the errors that errors.Join has put together, at any depth.
@@ -126,6 +162,7 @@ func flatten(err error) []error {
 // list finds all objects and what to check of each.
 func (v *verifier) list(ctx context.Context) error {
 	v.packs = map[string]int64{}
+	header, slots := false, 0
 	for o, err := range v.r.store.List(ctx, "") {
 		if err != nil {
 			return err
@@ -134,6 +171,10 @@ func (v *verifier) list(ctx context.Context) error {
 		if check == nil {
 			v.report.Unknown = append(v.report.Unknown, o.Key)
 			continue
+		}
+		header = header || o.Key == ondisk.HeaderKey
+		if strings.HasPrefix(o.Key, ondisk.SlotPrefix) {
+			slots++
 		}
 		v.total.ObjectsTotal++
 		v.total.BytesTotal += o.Size
@@ -152,6 +193,13 @@ func (v *verifier) list(ctx context.Context) error {
 		if strings.HasPrefix(o.Key, ondisk.PackPrefix) {
 			v.packs[o.Key] = o.Size
 		}
+	}
+	// Whoever has the repository open does not need these. Others do.
+	if !header {
+		v.found(corrupt(ondisk.HeaderKey, errors.New("the header is missing")))
+	}
+	if slots == 0 {
+		v.found(corrupt(ondisk.SlotPrefix, errors.New("there is no key slot")))
 	}
 	return nil
 }
@@ -214,7 +262,7 @@ func (v *verifier) checkPack(ctx context.Context, key string) error {
 	if !v.opts.Data {
 		return nil // its size is checked against the index
 	}
-	data, err := v.r.store.Get(ctx, key, ondisk.MaxPack)
+	data, err := v.r.read(ctx, key, ondisk.MaxPack)
 	if err != nil {
 		return err
 	}
@@ -253,125 +301,6 @@ func (v *verifier) checkIndex() {
 	}
 }
 
-// checkPoints walks all trees and extent maps. Subtrees that several points
-// share are visited once.
-func (v *verifier) checkPoints(ctx context.Context, points map[string]*Point) error {
-	broken := v.brokenPacks()
-	w := &treeChecker{v: v, seen: map[ondisk.ID]bool{}, broken: broken}
-	for _, p := range points {
-		for _, vol := range p.Volumes {
-			w.at = fmt.Sprintf("%s: %s", p.ID, vol.Name)
-			if len(v.damage) > 0 {
-				clear(w.seen) // to name everything that is affected
-			}
-			if err := w.volume(ctx, vol); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// brokenPacks returns the damage of whole packs by their keys.
-func (v *verifier) brokenPacks() map[string]*Damage {
-	m := map[string]*Damage{}
-	for _, d := range v.damage {
-		if d.Chunk == "" && strings.HasPrefix(d.Object, ondisk.PackPrefix) {
-			m[d.Object] = d
-		}
-	}
-	return m
-}
-
-// treeChecker checks that a volume's metadata can be read and that all its
-// slices are within chunks that are there.
-type treeChecker struct {
-	v      *verifier
-	at     string
-	seen   map[ondisk.ID]bool
-	broken map[string]*Damage
-}
-
-func (w *treeChecker) volume(ctx context.Context, vol Volume) error {
-	get := w.v.r.loader.node(ondisk.KindTree)
-	err := tree.New(vol.root, get).Walk(ctx, w.enter, func(rec tree.Record) error {
-		p, err := ondisk.KeyPath(rec.Key)
-		if err != nil {
-			return err
-		}
-		e, err := ondisk.DecodeEntry(rec.Value)
-		if err != nil {
-			return err
-		}
-		return w.file(ctx, p, e)
-	})
-	return w.blame(err, "")
-}
-
-func (w *treeChecker) enter(id ondisk.ID) bool {
-	if w.seen[id] {
-		return false
-	}
-	w.seen[id] = true
-	return true
-}
-
-func (w *treeChecker) file(ctx context.Context, p string, e *ondisk.Entry) error {
-	var size uint64
-	for s, err := range w.v.r.extents(ctx, e) {
-		if err != nil {
-			return w.blame(err, p)
-		}
-		size += s.Len
-		if err := w.slice(s); err != nil {
-			if err := w.blame(err, p); err != nil {
-				return err
-			}
-		}
-	}
-	if size != e.Size {
-		return w.blame(corrupt("", errors.New("extent map does not match the size")), p)
-	}
-	return nil
-}
-
-func (w *treeChecker) slice(s ondisk.Slice) error {
-	if s.ID.IsZero() {
-		return nil
-	}
-	at, ok := w.v.r.find(s.ID)
-	key := ""
-	if ok {
-		key = at.Pack.Ref.Key()
-	}
-	d := w.v.bad[s.ID]
-	if d == nil {
-		d = w.broken[key]
-	}
-	switch {
-	case d != nil:
-		return &CorruptError{Object: d.Object, Chunk: d.Chunk, Err: errors.New(d.Reason)}
-	case !ok:
-		return &CorruptError{Chunk: s.ID.String(), Err: errors.New("chunk is not in the index")}
-	case at.Entry.Kind != ondisk.KindData || uint64(s.Off)+s.Len > uint64(at.Entry.Plain):
-		return &CorruptError{Object: key, Chunk: s.ID.String(), Err: errors.New("slice does not fit its chunk")}
-	default:
-		return nil
-	}
-}
-
-// blame records that damage affects a path. Other errors are returned.
-func (w *treeChecker) blame(err error, p string) error {
-	if err = malformed(err); err == nil || !errors.Is(err, ErrCorrupt) {
-		return err
-	}
-	d := w.v.found(err)
-	if len(d.Affects) < maxAffects {
-		d.Affects = append(d.Affects, path.Join(w.at, p))
-	}
-	return nil
-}
-
 // found records damage, once for each object and chunk.
 func (v *verifier) found(err error) *Damage {
 	c, ok := errors.AsType[*CorruptError](err)
@@ -380,13 +309,16 @@ func (v *verifier) found(err error) *Damage {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, d := range v.damage {
-		if d.Object == c.Object && d.Chunk == c.Chunk && (c.Object+c.Chunk != "" || d.Reason == c.Err.Error()) {
-			return d
-		}
+	key := damageKey{object: c.Object, chunk: c.Chunk}
+	if c.Object+c.Chunk == "" {
+		key.reason = c.Err.Error()
+	}
+	if d := v.known[key]; d != nil {
+		return d
 	}
 	d := &Damage{Object: c.Object, Chunk: c.Chunk, Reason: c.Err.Error()}
 	v.damage = append(v.damage, d)
+	v.known[key] = d
 	if id, err := ondisk.ParseID(c.Chunk); err == nil {
 		v.bad[id] = d
 	}

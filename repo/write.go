@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stillpoint-go/protect/internal/chunk"
 	"github.com/stillpoint-go/protect/internal/ondisk"
@@ -37,6 +39,29 @@ type WriteOptions struct {
 	// Progress, if set, is called from one goroutine at a time, at most twice a
 	// second and once at the end. It must not block.
 	Progress func(Progress)
+}
+
+// check refuses what a record could not give back as it was.
+func (o *WriteOptions) check() error {
+	if err := checkID(o.ID); err != nil {
+		return err
+	}
+	texts := []string{o.Name, o.Level}
+	for k, v := range o.Labels {
+		texts = append(texts, k, v)
+	}
+	for target, items := range o.Evidence {
+		texts = append(slices.AppendSeq(texts, maps.Keys(items)), target)
+	}
+	for _, s := range texts {
+		if !utf8.ValidString(s) {
+			return fmt.Errorf("%w: %q is not UTF-8", fs.ErrInvalid, s)
+		}
+	}
+	if y := o.Time.UTC().Year(); y < 0 || y > 9999 {
+		return fmt.Errorf("%w: time in the year %d", fs.ErrInvalid, y)
+	}
+	return nil
 }
 
 // Progress is how far a session has come, in cumulative counts.
@@ -65,6 +90,7 @@ type Writer struct {
 		names   map[string]bool
 	}
 	files, bytes atomic.Int64
+	small        sync.Pool // of *[smallFile]byte
 }
 
 // Write runs one session: fn stores volumes with the Writer, and when it
@@ -86,7 +112,7 @@ func (r *Repository) Write(ctx context.Context, opts WriteOptions, fn func(conte
 }
 
 func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(context.Context, *Writer) error) (*Point, error) {
-	if err := checkID(opts.ID); err != nil {
+	if err := opts.check(); err != nil {
 		return nil, err
 	}
 	key := r.pointKey(opts.ID)
@@ -219,7 +245,7 @@ func (w *Writer) begin(volume string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case !ondisk.ValidName(volume):
+	case !ondisk.ValidName(volume) || !utf8.ValidString(volume):
 		return fmt.Errorf("%w: volume name %q", fs.ErrInvalid, volume)
 	case w.mu.names[volume]:
 		return fmt.Errorf("%w: volume %q", fs.ErrExist, volume)

@@ -66,12 +66,15 @@ func (t *Table) Cut(b []byte) int {
 	return n
 }
 
+// maxEmptyReads in a row mean that a reader is broken, as in package bufio.
+const maxEmptyReads = 100
+
 // Each calls fn with the consecutive chunks of r until it ends. It uses buf,
 // of at least 2*Max bytes, and fn must not keep the chunk. It returns the
 // number of bytes that fn took.
 func (t *Table) Each(r io.Reader, buf []byte, fn func(chunk []byte) error) (int64, error) {
 	var total int64
-	start, end, eof := 0, 0, false
+	start, end, eof, empty := 0, 0, false, 0
 	for {
 		for !eof && end-start < Max {
 			if len(buf)-start < Max { // no room for a whole chunk behind start
@@ -80,10 +83,16 @@ func (t *Table) Each(r io.Reader, buf []byte, fn func(chunk []byte) error) (int6
 			}
 			n, err := r.Read(buf[end:])
 			end += n
-			if err == io.EOF {
+			if empty++; n > 0 {
+				empty = 0
+			}
+			switch {
+			case err == io.EOF:
 				eof = true
-			} else if err != nil {
+			case err != nil:
 				return total, err
+			case empty == maxEmptyReads:
+				return total, io.ErrNoProgress
 			}
 		}
 		if start == end {

@@ -49,21 +49,22 @@ func New() *Codec {
 	return &Codec{enc: newEncoder(false), lit: newEncoder(true), dec: dec}
 }
 
-// Compress appends the stored form of plain to dst and says which it is.
-// Content that hardly shrinks is stored as it is: reading it back is faster.
-func (c *Codec) Compress(dst, plain []byte) ([]byte, ondisk.Codec) {
-	shrunk := func(out []byte) bool { return len(out)-len(dst) < len(plain)-len(plain)/32 }
-	if out := c.enc.EncodeAll(plain, dst); shrunk(out) {
-		return out, ondisk.Zstd
+// Compress returns the stored form of plain and says which it is. Content that
+// hardly shrinks is stored as it is, since reading it back is faster: then the
+// result is plain itself. Otherwise it is in *buf, which grows as needed.
+func (c *Codec) Compress(buf *[]byte, plain []byte) ([]byte, ondisk.Codec) {
+	shrunk := func() bool { return len(*buf) < len(plain)-len(plain)/32 }
+	if *buf = c.enc.EncodeAll(plain, (*buf)[:0]); shrunk() {
+		return *buf, ondisk.Zstd
 	}
 	// Nothing repeats. That is so for random bytes, on which more work is
 	// wasted, and for random digits, which take half the space.
 	if entropy(plain) < 7.5 {
-		if out := c.lit.EncodeAll(plain, dst); shrunk(out) {
-			return out, ondisk.Zstd
+		if *buf = c.lit.EncodeAll(plain, (*buf)[:0]); shrunk() {
+			return *buf, ondisk.Zstd
 		}
 	}
-	return append(dst, plain...), ondisk.Raw
+	return plain, ondisk.Raw
 }
 
 // entropy estimates from a sample how many bits a byte of p carries, 0 to 8.
@@ -90,8 +91,9 @@ func entropy(p []byte) float64 {
 var errLength = errors.New("codec: decoded length differs from the authenticated one")
 
 // Decompress returns the plaintext of body, which has exactly size bytes. The
-// result aliases body if it was stored as it is.
-func (c *Codec) Decompress(body []byte, codec ondisk.Codec, size int) ([]byte, error) {
+// result aliases body if it was stored as it is, and otherwise buf if that is
+// large enough.
+func (c *Codec) Decompress(buf, body []byte, codec ondisk.Codec, size int) ([]byte, error) {
 	switch codec {
 	case ondisk.Raw:
 		if len(body) != size {
@@ -102,8 +104,11 @@ func (c *Codec) Decompress(body []byte, codec ondisk.Codec, size int) ([]byte, e
 		if size < 0 || size > ondisk.MaxChunk {
 			return nil, errLength
 		}
-		// The limit is on the capacity, which must not be zero.
-		out, err := c.dec.DecodeAll(body, make([]byte, 0, max(size, 1)))
+		n := max(size, 1) // the limit is on the capacity, which must not be zero
+		if cap(buf) < n {
+			buf = make([]byte, 0, n)
+		}
+		out, err := c.dec.DecodeAll(body, buf[:0:n])
 		if err != nil {
 			return nil, fmt.Errorf("codec: %w", err)
 		}

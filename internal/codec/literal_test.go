@@ -26,7 +26,7 @@ func TestLiterals(t *testing.T) {
 	}
 	c := codec.New()
 	for _, tt := range tests {
-		out, used := c.Compress(nil, tt.data)
+		out, used := c.Compress(new([]byte), tt.data)
 		if ratio := float64(len(out)) / float64(len(tt.data)); used != tt.codec || ratio > tt.most {
 			t.Errorf("%s: codec %d, ratio %.3f", tt.name, used, ratio)
 		}

@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/stillpoint-go/protect/internal/ondisk"
 	"github.com/stillpoint-go/protect/internal/seal"
@@ -54,18 +55,27 @@ func (e Entry) AAD() seal.ChunkAAD {
 type Builder struct {
 	buf     []byte
 	entries []Entry
+	full    int
 }
 
-// NewBuilder starts a pack of a session. It reuses buf if that is large
-// enough.
-func NewBuilder(buf []byte, salt seal.Salt) *Builder {
-	return &Builder{buf: append(append(buf[:0], magic...), salt[:]...)}
+// NewBuilder starts a pack of a session, which is expected to grow to full
+// bytes. It reuses buf if that is large enough.
+func NewBuilder(buf []byte, salt seal.Salt, full int) *Builder {
+	return &Builder{buf: append(append(buf[:0], magic...), salt[:]...), full: full}
 }
+
+// large is the size from which on a pack gets all of its memory at once. To
+// double it again and again would leave several times as much for the garbage
+// collector.
+const large = 1 << 20
 
 // Add appends a sealed chunk. Offset and Sealed of e are set by Add.
 func (b *Builder) Add(e Entry, sealed []byte) {
 	e.Offset = uint32(len(b.buf))  //nolint:gosec // below MaxPack
 	e.Sealed = uint32(len(sealed)) //nolint:gosec // below MaxChunk
+	if n := len(b.buf) + len(sealed); n > cap(b.buf) && n > large && n < b.full {
+		b.buf = slices.Grow(b.buf, b.full-len(b.buf))
+	}
 	b.buf = append(b.buf, sealed...)
 	b.entries = append(b.entries, e)
 }

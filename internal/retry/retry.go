@@ -18,7 +18,7 @@ import (
 
 // Policy bounds the repetition. The zero value is usable.
 type Policy struct {
-	Attempts int           // tries in all; 0 means 6
+	Attempts int           // tries in all; less than 1 means 6
 	Base     time.Duration // mean of the first pause, doubled for each next one; 0 means 100 ms
 	Max      time.Duration // longest mean pause; 0 means 10 s
 	PerTry   time.Duration // deadline of one attempt; 0 means 5 min
@@ -27,7 +27,7 @@ type Policy struct {
 }
 
 func (p Policy) withDefaults() Policy {
-	if p.Attempts == 0 {
+	if p.Attempts < 1 {
 		p.Attempts = 6
 	}
 	if p.Base == 0 {

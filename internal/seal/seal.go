@@ -97,11 +97,14 @@ func (k *Keys) NodeSeed() uint64 {
 	return binary.LittleEndian.Uint64(k.derive("node boundaries", nil, 8))
 }
 
-// ChunkID returns the id of a chunk with this plaintext.
-func (k *Keys) ChunkID(plain []byte) ondisk.ID {
+// ChunkID returns the id of a chunk of this kind and plaintext. The kind counts,
+// since a tenant can guess the nodes of a simple tree: a file with such content
+// must not be mistaken for the node, nor take its place in the index.
+func (k *Keys) ChunkID(kind ondisk.Kind, plain []byte) ondisk.ID {
 	h := k.hashers.Get().(*blake3.Hasher) //nolint:forcetypeassert // our own pool
 	h.Reset()
-	_, _ = h.Write(plain) // cannot fail
+	_, _ = h.Write(plain)              // cannot fail
+	_, _ = h.Write([]byte{byte(kind)}) // cannot fail
 	var id ondisk.ID
 	h.Sum(id[:0])
 	k.hashers.Put(h)

@@ -50,7 +50,7 @@ type Slot struct {
 	KDF     KDF    `json:"argon2id"`
 	Salt    []byte `json:"salt"`    // 16 bytes
 	Wrapped []byte `json:"wrapped"` // sealed root
-	Check   []byte `json:"check"`   // HMAC under the root: AES-GCM does not commit to its key
+	Commit  []byte `json:"check"`   // HMAC under the root: AES-GCM does not commit to its key
 }
 
 // WrapRoot makes a slot called name for the root of a repository.
@@ -58,27 +58,35 @@ func WrapRoot(root [32]byte, repo [16]byte, name string, passphrase []byte, p KD
 	if err := p.Check(); err != nil {
 		return Slot{}, err
 	}
-	s := Slot{KDF: p, Salt: make([]byte, 16), Check: slotCheck(root, repo)}
+	s := Slot{KDF: p, Salt: make([]byte, 16), Commit: slotCheck(root, repo)}
 	_, _ = rand.Read(s.Salt) // never fails, see crypto/rand
 	s.Wrapped = s.aead(passphrase).Seal(nil, nil, root[:], s.aad(repo, name))
 	return s, nil
 }
 
+// Check reports whether the slot is one that WrapRoot could have made.
+func (s Slot) Check() error {
+	if err := s.KDF.Check(); err != nil {
+		return err
+	}
+	if len(s.Salt) != 16 || len(s.Wrapped) != 32+Overhead {
+		return errors.New("seal: malformed key slot")
+	}
+	return nil
+}
+
 // UnwrapRoot returns the root, or ErrPassphrase.
 func (s Slot) UnwrapRoot(repo [16]byte, name string, passphrase []byte) ([32]byte, error) {
 	var root [32]byte
-	if err := s.KDF.Check(); err != nil {
+	if err := s.Check(); err != nil {
 		return root, err
-	}
-	if len(s.Salt) != 16 || len(s.Wrapped) != len(root)+Overhead {
-		return root, fmt.Errorf("seal: malformed key slot")
 	}
 	plain, err := s.aead(passphrase).Open(nil, nil, s.Wrapped, s.aad(repo, name))
 	if err != nil {
 		return root, ErrPassphrase
 	}
 	copy(root[:], plain)
-	if subtle.ConstantTimeCompare(slotCheck(root, repo), s.Check) != 1 {
+	if subtle.ConstantTimeCompare(slotCheck(root, repo), s.Commit) != 1 {
 		return [32]byte{}, ErrPassphrase
 	}
 	return root, nil

@@ -3,13 +3,13 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"gocloud.dev/gcerrors"
 )
@@ -27,6 +27,8 @@ type Capabilities struct {
 const (
 	racers      = 8
 	probeRounds = 4
+	// probeTimeout bounds each round: a store that hangs has failed.
+	probeTimeout = time.Minute
 )
 
 // Probe tries, under keys that start with prefix, what the safety of a
@@ -47,18 +49,22 @@ func (s *Store) probeRound(ctx context.Context, key string, c *Capabilities) (er
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
-		err = errors.Join(err, s.Delete(ctx, key))
+		cleaner := Store{bucket: s.bucket, policy: s.policy}
+		cleaner.policy.PerTry = cleanupTimeout / 3 // one that hangs is repeated in time
+		err = errors.Join(err, cleaner.Delete(ctx, key))
 	}()
-	wins, winner, err := s.race(ctx, key)
+	r, err := s.race(ctx, key)
 	if err != nil {
 		return err
 	}
 	switch got, err := s.Get(ctx, key, 64); {
+	case errors.Is(err, fs.ErrNotExist) && len(r.won) == 0:
+		return r.failure() // nobody knows that it was there
 	case errors.Is(err, fs.ErrNotExist):
 		c.ReadAfterWrite = false
 	case err != nil:
 		return err
-	case wins != 1 || !bytes.Equal(got, winner):
+	case !r.atomic(got):
 		c.AtomicCreate = false
 	}
 	listed := false
@@ -74,34 +80,58 @@ func (s *Store) probeRound(ctx context.Context, key string, c *Capabilities) (er
 	return nil
 }
 
-// race has many goroutines create key with content of their own. It returns
-// how many the store told that they did, and the content of the last of them.
-func (s *Store) race(ctx context.Context, key string) (int, []byte, error) {
+// outcome is what the store told the racers.
+type outcome struct {
+	won     []string // contents of those that were told that they created the object
+	unknown []string // contents of those that got neither a yes nor a no
+	errs    []error  // what they got
+}
+
+// atomic reports whether the answers fit a store with one winner, whose object
+// is got.
+func (o *outcome) atomic(got []byte) bool {
+	if len(o.won) == 0 {
+		return slices.Contains(o.unknown, string(got))
+	}
+	return len(o.won) == 1 && o.won[0] == string(got)
+}
+
+func (o *outcome) failure() error {
+	return classify(errors.Join(append(o.errs, errors.New("no attempt to create an object succeeded"))...))
+}
+
+// race has many goroutines create key with content of their own. It fails if
+// nobody can have won: either the store failed, or it refuses this kind of
+// request.
+func (s *Store) race(ctx context.Context, key string) (*outcome, error) {
 	var (
-		wg     sync.WaitGroup
-		wins   atomic.Int64
-		winner atomic.Pointer[[]byte]
-		start  = make(chan struct{})
-		errs   = make([]error, racers)
+		wg    sync.WaitGroup
+		start = make(chan struct{})
+		errs  [racers]error
+		o     outcome
 	)
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	body := func(i int) string { return fmt.Sprintf("protect probe %d", i) }
 	for i := range racers {
 		wg.Go(func() {
 			<-start
-			body := fmt.Appendf(nil, "protect probe %d", i)
-			switch err := s.create(ctx, key, body); {
-			case err == nil:
-				wins.Add(1)
-				winner.Store(&body)
-			case gcerrors.Code(err) != gcerrors.FailedPrecondition:
-				errs[i] = err
-			}
+			errs[i] = s.create(ctx, key, []byte(body(i)))
 		})
 	}
 	close(start)
 	wg.Wait()
-	if w := winner.Load(); w != nil {
-		return int(wins.Load()), *w, nil
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			o.won = append(o.won, body(i))
+		case gcerrors.Code(err) != gcerrors.FailedPrecondition:
+			o.unknown = append(o.unknown, body(i))
+			o.errs = append(o.errs, err)
+		}
 	}
-	// Nobody won: either the store failed, or it refuses this kind of request.
-	return 0, nil, classify(errors.Join(append(errs, errors.New("no attempt to create an object succeeded"))...))
+	if len(o.won)+len(o.unknown) == 0 {
+		return nil, o.failure()
+	}
+	return &o, nil
 }

@@ -170,6 +170,10 @@ func (s *Store) read(ctx context.Context, key string, op func(context.Context) e
 	return nil
 }
 
+// listPage is how many objects to ask for at once. Cloud stores return fewer; a
+// local directory is read anew for each page.
+const listPage = 5000
+
 // List iterates over the objects whose keys start with prefix, in the order of
 // the store. It stops after an error.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {
@@ -178,7 +182,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error
 		for token != nil {
 			var page []*blob.ListObject
 			err := retry.Do(ctx, s.policy, func(ctx context.Context) error {
-				p, next, err := s.bucket.ListPage(ctx, token, 1000, &blob.ListOptions{Prefix: prefix})
+				p, next, err := s.bucket.ListPage(ctx, token, listPage, &blob.ListOptions{Prefix: prefix})
 				if err != nil {
 					return classify(err)
 				}

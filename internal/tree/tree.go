@@ -28,6 +28,11 @@ const (
 	cutBits = 6
 )
 
+// maxKeys bounds the keys of one node together, in bytes. They are compressed:
+// a node of the largest size could hold gigabytes. A Builder's nodes of paths
+// of the largest length stay below half of it.
+const maxKeys = 64 << 20
+
 // ErrMalformed reports a tree that breaks the rules of the format.
 var ErrMalformed = errors.New("malformed tree")
 
@@ -62,6 +67,9 @@ func NewBuilder(seed uint64, put Put) *Builder { return &Builder{put: put, seed:
 func (b *Builder) Add(key, value []byte) error {
 	if b.any && bytes.Compare(key, b.last) <= 0 {
 		return fmt.Errorf("tree: key %q does not follow %q", key, b.last)
+	}
+	if len(key) > ondisk.MaxPath {
+		return fmt.Errorf("tree: key of %d bytes, more than %d", len(key), ondisk.MaxPath)
 	}
 	b.any = true
 	b.last = append(b.last[:0], key...)
@@ -193,6 +201,7 @@ func (t *Tree) node(ctx context.Context, id ondisk.ID, height int, in bounds) ([
 	n := int(d.Uvarint(ondisk.MaxNode)) //nolint:gosec // bounded
 	recs := make([]Record, 0, min(n, d.Len()/3))
 	var prev []byte
+	total := 0 // bytes of keys
 	for i := range n {
 		shared := int(d.Uvarint(uint64(len(prev)))) //nolint:gosec // bounded
 		suffix := d.Bytes(ondisk.MaxPath)
@@ -201,6 +210,7 @@ func (t *Tree) node(ctx context.Context, id ondisk.ID, height int, in bounds) ([
 			break
 		}
 		key := append(prev[:shared:shared], suffix...)
+		total += len(key)
 		switch {
 		case i > 0 && (bytes.Compare(key, prev) <= 0 || shared != sharedPrefix(prev, key)),
 			i == 0 && (shared != 0 || bytes.Compare(key, in.lo) < 0),
@@ -209,6 +219,11 @@ func (t *Tree) node(ctx context.Context, id ondisk.ID, height int, in bounds) ([
 			d.Fail("keys out of order")
 		case height > 0 && len(value) != len(ondisk.ID{}):
 			d.Fail("child id")
+		case len(key) > ondisk.MaxPath, total > maxKeys:
+			d.Fail("keys too long")
+		}
+		if d.Err() != nil {
+			break
 		}
 		recs = append(recs, Record{Key: key, Value: value})
 		prev = key

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package seal_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/seal"
+)
+
+var repoA, repoB = [16]byte{'a'}, [16]byte{'b'}
+
+func keys(root byte, repo [16]byte) *seal.Keys { return seal.NewKeys([32]byte{root}, repo) }
+
+func TestChunkBinding(t *testing.T) {
+	k, salt, body := keys(1, repoA), seal.Salt{7}, []byte("the body of a chunk")
+	aad := seal.ChunkAAD{ID: ondisk.ID{1}, Kind: ondisk.KindData, Codec: ondisk.Zstd, Plain: 100}
+	sealed := k.Chunks(salt).Seal([]byte("in front"), body, aad)[len("in front"):]
+	if len(sealed) != len(body)+seal.Overhead || bytes.Contains(sealed, body[:5]) {
+		t.Errorf("%d bytes are sealed as %q", len(body), sealed)
+	}
+	if got, err := k.Chunks(salt).Open([]byte("x"), sealed, aad); err != nil || string(got) != "x"+string(body) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	change := func(f func(*seal.ChunkAAD)) seal.ChunkAAD { c := aad; f(&c); return c }
+	for name, try := range map[string]struct {
+		k    *seal.Keys
+		salt seal.Salt
+		aad  seal.ChunkAAD
+	}{
+		"root":       {keys(2, repoA), salt, aad},
+		"repository": {keys(1, repoB), salt, aad},
+		"session":    {k, seal.Salt{8}, aad},
+		"id":         {k, salt, change(func(a *seal.ChunkAAD) { a.ID[31] ^= 1 })},
+		"kind":       {k, salt, change(func(a *seal.ChunkAAD) { a.Kind = ondisk.KindTree })},
+		"codec":      {k, salt, change(func(a *seal.ChunkAAD) { a.Codec = ondisk.Raw })},
+		"length":     {k, salt, change(func(a *seal.ChunkAAD) { a.Plain++ })},
+	} {
+		if _, err := try.k.Chunks(try.salt).Open(nil, sealed, try.aad); !errors.Is(err, seal.ErrAuth) {
+			t.Errorf("opens with another %s: %v", name, err)
+		}
+	}
+	for i := range sealed {
+		for _, mask := range []byte{1, 0x80} {
+			sealed[i] ^= mask
+			if _, err := k.Chunks(salt).Open(nil, sealed, aad); !errors.Is(err, seal.ErrAuth) {
+				t.Errorf("opens with byte %d changed: %v", i, err)
+			}
+			sealed[i] ^= mask
+		}
+		if _, err := k.Chunks(salt).Open(nil, sealed[:i], aad); !errors.Is(err, seal.ErrAuth) {
+			t.Errorf("opens with %d of %d bytes: %v", i, len(sealed), err)
+		}
+	}
+}
+
+func TestObjectBinding(t *testing.T) {
+	k := keys(1, repoA)
+	for _, plain := range [][]byte{nil, []byte("x"), bytes.Repeat([]byte("plain"), 1000)} {
+		sealed := k.SealObject("point/1", plain)
+		if len(sealed) != len(plain)+seal.ObjectOverhead {
+			t.Errorf("%d bytes are sealed as %d", len(plain), len(sealed))
+		}
+		if got, err := k.OpenObject("point/1", sealed); err != nil || !bytes.Equal(got, plain) {
+			t.Errorf("got %q, %v", got, err)
+		}
+		for name, open := range map[string]func() ([]byte, error){
+			"key":        func() ([]byte, error) { return k.OpenObject("point/2", sealed) },
+			"type":       func() ([]byte, error) { return k.OpenObject("index/1", sealed) },
+			"root":       func() ([]byte, error) { return keys(2, repoA).OpenObject("point/1", sealed) },
+			"repository": func() ([]byte, error) { return keys(1, repoB).OpenObject("point/1", sealed) },
+			"chunk": func() ([]byte, error) {
+				return k.Chunks(seal.Salt(sealed[:32])).Open(nil, sealed[32:], seal.ChunkAAD{})
+			},
+		} {
+			if _, err := open(); !errors.Is(err, seal.ErrAuth) {
+				t.Errorf("opens with another %s: %v", name, err)
+			}
+		}
+		for n := range min(len(sealed), 100) {
+			if _, err := k.OpenObject("point/1", sealed[:n]); !errors.Is(err, seal.ErrAuth) {
+				t.Errorf("opens with %d bytes: %v", n, err)
+			}
+			sealed[n] ^= 1
+			if _, err := k.OpenObject("point/1", sealed); !errors.Is(err, seal.ErrAuth) {
+				t.Errorf("opens with byte %d changed: %v", n, err)
+			}
+			sealed[n] ^= 1
+		}
+	}
+}
+
+// TestNonces seals many chunks under one key: a nonce that comes twice gives
+// the plaintexts away.
+func TestNonces(t *testing.T) {
+	const n = 100_000
+	c, seen, salts := keys(1, repoA).Chunks(seal.NewSalt()), make(map[[12]byte]bool, n), map[seal.Salt]bool{}
+	buf := make([]byte, 0, 64)
+	for range n {
+		buf = c.Seal(buf[:0], []byte("the same"), seal.ChunkAAD{})
+		nonce := [12]byte(buf)
+		if seen[nonce] {
+			t.Fatal("a nonce came twice")
+		}
+		seen[nonce] = true
+	}
+	for range 1000 {
+		s := seal.Salt(keys(1, repoA).SealObject("k", nil))
+		if salts[s] {
+			t.Fatal("a salt came twice")
+		}
+		salts[s] = true
+	}
+}
+
+func TestNamesAndIDs(t *testing.T) {
+	a, b, c := keys(1, repoA), keys(2, repoA), keys(1, repoB)
+	ids := map[ondisk.ID]string{}
+	for name, id := range map[string]ondisk.ID{
+		"root 1": a.ChunkID(ondisk.KindData, []byte("x")), "root 2": b.ChunkID(ondisk.KindData, []byte("x")), "repository b": c.ChunkID(ondisk.KindData, []byte("x")),
+		"tree": a.ChunkID(ondisk.KindTree, []byte("x")), "extent": a.ChunkID(ondisk.KindExtent, []byte("x")),
+		"other": a.ChunkID(ondisk.KindData, []byte("y")), "empty": a.ChunkID(ondisk.KindData, nil),
+		"with the kind behind": a.ChunkID(ondisk.KindData, []byte{'x', byte(ondisk.KindData)}),
+	} {
+		if other, ok := ids[id]; ok {
+			t.Errorf("%s and %s have the same id", name, other)
+		}
+		ids[id] = name
+	}
+	if a.ChunkID(ondisk.KindData, []byte("x")) != keys(1, repoA).ChunkID(ondisk.KindData, []byte("x")) {
+		t.Error("ids differ from process to process")
+	}
+	if a.PointName("p") == b.PointName("p") || a.PointName("p") == c.PointName("p") || a.PointName("p") == a.PointName("q") {
+		t.Error("point names")
+	}
+	if a.HeaderMAC([]byte("h")) == b.HeaderMAC([]byte("h")) || a.HeaderMAC([]byte("h")) == c.HeaderMAC([]byte("h")) {
+		t.Error("header MACs")
+	}
+	if a.NodeSeed() == b.NodeSeed() || bytes.Equal(a.ChunkTable(64), b.ChunkTable(64)) {
+		t.Error("boundaries do not depend on the root")
+	}
+}
+
+func TestKeysAreRedacted(t *testing.T) {
+	root := [32]byte([]byte("0123456789abcdefghijklmnopqrstuv"))
+	k := seal.NewKeys(root, repoA)
+	text, err := json.Marshal(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := string(text)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		all += fmt.Sprintf(verb, k)
+	}
+	for _, secret := range []string{"0123456789", "3031323334", "48 49 50", "0x30"} {
+		if strings.Contains(all, secret) {
+			t.Errorf("%q in %s", secret, all)
+		}
+	}
+}
+
+var cheap = seal.KDF{Time: 1, Memory: 8, Threads: 1}
+
+func TestSlot(t *testing.T) {
+	root := [32]byte{1, 2, 3}
+	pass := []byte("passphrase")
+	slot, err := seal.WrapRoot(root, repoA, "key/1", pass, cheap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := slot.UnwrapRoot(repoA, "key/1", pass); err != nil || got != root {
+		t.Fatalf("got %x, %v", got, err)
+	}
+	for name, open := range map[string]func() ([32]byte, error){
+		"passphrase":       func() ([32]byte, error) { return slot.UnwrapRoot(repoA, "key/1", []byte("passphrasf")) },
+		"empty passphrase": func() ([32]byte, error) { return slot.UnwrapRoot(repoA, "key/1", nil) },
+		"repository":       func() ([32]byte, error) { return slot.UnwrapRoot(repoB, "key/1", pass) },
+		"name":             func() ([32]byte, error) { return slot.UnwrapRoot(repoA, "key/2", pass) },
+		"passes":           func() ([32]byte, error) { s := slot; s.KDF.Time++; return s.UnwrapRoot(repoA, "key/1", pass) },
+		"memory":           func() ([32]byte, error) { s := slot; s.KDF.Memory++; return s.UnwrapRoot(repoA, "key/1", pass) },
+		"check": func() ([32]byte, error) {
+			s := slot
+			s.Commit = make([]byte, 32)
+			return s.UnwrapRoot(repoA, "key/1", pass)
+		},
+		"no check": func() ([32]byte, error) { s := slot; s.Commit = nil; return s.UnwrapRoot(repoA, "key/1", pass) },
+	} {
+		if got, err := open(); !errors.Is(err, seal.ErrPassphrase) || got != [32]byte{} {
+			t.Errorf("another %s: %x, %v", name, got, err)
+		}
+	}
+	for i := range slot.Wrapped {
+		s := slot
+		s.Wrapped = bytes.Clone(slot.Wrapped)
+		s.Wrapped[i] ^= 1
+		if _, err := s.UnwrapRoot(repoA, "key/1", pass); !errors.Is(err, seal.ErrPassphrase) {
+			t.Errorf("byte %d changed: %v", i, err)
+		}
+		s.Wrapped = slot.Wrapped[:i]
+		if _, err := s.UnwrapRoot(repoA, "key/1", pass); err == nil {
+			t.Errorf("%d bytes are enough", i)
+		}
+	}
+	again, err := seal.WrapRoot(root, repoA, "key/1", pass, cheap)
+	if err != nil || bytes.Equal(again.Salt, slot.Salt) || bytes.Equal(again.Wrapped, slot.Wrapped) {
+		t.Errorf("two slots are alike: %v", err)
+	}
+}
+
+// TestKDFBounds checks that a forged slot cannot make us work, or panic.
+func TestKDFBounds(t *testing.T) {
+	for _, p := range []seal.KDF{
+		{},
+		{Time: 0, Memory: 8, Threads: 1},
+		{Time: 17, Memory: 8, Threads: 1},
+		{Time: 1, Memory: 7, Threads: 1},
+		{Time: 1, Memory: 1<<20 + 1, Threads: 1},
+		{Time: 1, Memory: 8, Threads: 0},
+		{Time: 1, Memory: 1024, Threads: 17},
+		{Time: 1, Memory: 15, Threads: 2},
+		{Time: 1<<32 - 1, Memory: 1<<32 - 1, Threads: 255},
+	} {
+		if p.Check() == nil {
+			t.Errorf("%+v is within bounds", p)
+		}
+		if _, err := seal.WrapRoot([32]byte{}, repoA, "key/1", []byte("p"), p); err == nil {
+			t.Errorf("%+v wraps", p)
+		}
+		if _, err := (seal.Slot{KDF: p, Salt: make([]byte, 16), Wrapped: make([]byte, 60)}).UnwrapRoot(repoA, "key/1", []byte("p")); err == nil || errors.Is(err, seal.ErrPassphrase) {
+			t.Errorf("%+v unwraps: %v", p, err)
+		}
+	}
+	if err := seal.DefaultKDF().Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// FuzzSlot parses slots as Open does. What does not fit the bounds of the test
+// is not worth its time.
+func FuzzSlot(f *testing.F) {
+	good, err := seal.WrapRoot([32]byte{1}, repoA, "key/1", []byte("p"), cheap)
+	if err != nil {
+		f.Fatal(err)
+	}
+	line, err := json.Marshal(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(line)
+	f.Add([]byte(`{"argon2id":{"time":1,"memory":8,"threads":1},"salt":"","wrapped":""}`))
+	f.Add([]byte(`{"argon2id":{"time":4294967295,"memory":4294967295,"threads":255}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s seal.Slot
+		if json.Unmarshal(b, &s) != nil || s.KDF.Time > 2 || s.KDF.Memory > 64 && s.KDF.Check() == nil {
+			return
+		}
+		if root, err := s.UnwrapRoot(repoA, "key/1", []byte("p")); err == nil && root != [32]byte{1} {
+			t.Fatalf("a forged slot opens: %s", b)
+		}
+	})
+}

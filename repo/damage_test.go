@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stillpoint-go/protect/repo"
+	"github.com/stillpoint-go/protect/repo/repotest"
+)
+
+// long makes exhaustive tests exhaustive in every dimension:
+//
+//	go test ./repo -args -long
+var long = flag.Bool("long", false, "run the long form of exhaustive tests")
+
+// world is a small repository with all kinds of objects, and what it holds.
+type world struct {
+	bucket *repotest.Bucket
+	want   map[string]map[string]string // by point
+}
+
+// smallWorld has two points of different applications that share some data.
+func smallWorld(tb testing.TB) *world {
+	tb.Helper()
+	w := &world{bucket: repotest.NewBucket(nil), want: map[string]map[string]string{}}
+	r, err := repo.Init(tb.Context(), w.bucket.Bucket(), key("secret"), nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	dir := tb.TempDir()
+	put(tb, dir, "d/random", random(1, 300))
+	put(tb, dir, "d/text", []byte(strings.Repeat("a line of text\n", 50)))
+	put(tb, dir, "empty", nil)
+	for i, id := range []string{"one", "two"} {
+		put(tb, dir, "changed", random(uint64(10+i), 200))
+		p, err := r.Write(tb.Context(), repo.WriteOptions{ID: id, Name: id}, func(ctx context.Context, wr *repo.Writer) error {
+			return errors.Join(wr.Put(ctx, "v", dir), wr.PutStream(ctx, "stream", bytes.NewReader(random(uint64(i), 500))))
+		})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		w.want[id] = contents(tb, r, p)
+	}
+	return w
+}
+
+// objects returns keys and contents, sorted by key.
+func (w *world) objects() ([]string, map[string][]byte) {
+	m := w.bucket.Objects()
+	return slices.Sorted(maps.Keys(m)), m
+}
+
+// look opens the damaged repository and checks the promises: what can be read
+// is what was written, everything else is an error of the right class; nothing
+// panics. It returns the report, nil if the repository does not open, and
+// whether everything was readable.
+func (w *world) look(tb testing.TB, b *repotest.Bucket, what string) (rep *repo.VerifyReport, whole bool) {
+	tb.Helper()
+	ctx := tb.Context()
+	right := func(err error) bool { return errors.Is(err, repo.ErrCorrupt) || errors.Is(err, fs.ErrNotExist) }
+	r, err := repo.Open(ctx, b.Bucket(), key("secret"), &repo.Options{Attempts: 1})
+	if err != nil {
+		if !right(err) && !errors.Is(err, repo.ErrKey) {
+			tb.Errorf("%s: open: %v", what, err)
+		}
+		return nil, false
+	}
+	rep, err = r.Verify(ctx, &repo.VerifyOptions{Data: true})
+	if err != nil {
+		tb.Errorf("%s: verify: %v", what, err)
+		return nil, false
+	}
+	whole = true
+	for id, want := range w.want {
+		p, err := r.Point(ctx, id)
+		var got map[string]string
+		if err == nil {
+			got, err = readAll(ctx, r, p)
+		}
+		if err != nil {
+			whole = false
+			if !right(err) {
+				tb.Errorf("%s: read: %v", what, err)
+			}
+		} else if len(got) != len(want) {
+			tb.Errorf("%s: %d of %d entries, and no error", what, len(got), len(want))
+		}
+		for path, desc := range got {
+			if want[path] != desc {
+				tb.Errorf("%s: %s was %q and reads as %q", what, path, want[path], desc)
+			}
+		}
+	}
+	return rep, whole
+}
+
+// named reports whether the report names the object.
+func named(rep *repo.VerifyReport, object string) bool {
+	return slices.ContainsFunc(rep.Damage, func(d repo.Damage) bool { return d.Object == object })
+}
+
+func kindOf(key string) string { return strings.SplitAfter(key, "/")[0] }
+
+// TestFlips changes every byte of every object.
+func TestFlips(t *testing.T) {
+	w := smallWorld(t)
+	keys, objects := w.objects()
+	patterns := map[string]func(byte) byte{"^0x01": func(b byte) byte { return b ^ 1 }, "^0x80": func(b byte) byte { return b ^ 0x80 }, "=0": func(byte) byte { return 0 }}
+	names := slices.Sorted(maps.Keys(patterns))
+	cases, total, kinds := 0, 0, map[string]int{}
+	for _, key := range keys {
+		total += len(objects[key])
+		for i, old := range objects[key] {
+			if testing.Short() && i%4 != 0 {
+				continue
+			}
+			use := names
+			if !*long {
+				use = names[i%len(names) : i%len(names)+1]
+			}
+			for _, name := range use {
+				changed := patterns[name](old)
+				if changed == old {
+					continue
+				}
+				cases++
+				kinds[kindOf(key)]++
+				data := bytes.Clone(objects[key])
+				data[i] = changed
+				w.bucket.Set(key, data)
+				what := fmt.Sprintf("byte %d of %s %s", i, key, name)
+				if rep, _ := w.look(t, w.bucket, what); rep != nil && !named(rep, key) {
+					t.Errorf("%s: not reported: %+v", what, rep.Damage)
+				}
+			}
+		}
+		w.bucket.Set(key, objects[key])
+	}
+	if len(kinds) != 6 || total > 64<<10 {
+		t.Errorf("%d kinds of objects, %d bytes", len(kinds), total)
+	}
+	t.Logf("%d changes of %d bytes in %d objects: %v", cases, total, len(keys), kinds)
+}
+
+// TestTruncations cuts every object at every length, and makes it longer.
+func TestTruncations(t *testing.T) {
+	w := smallWorld(t)
+	keys, objects := w.objects()
+	cases := 0
+	for _, key := range keys {
+		old := objects[key]
+		for n := 0; n < len(old); n++ {
+			if !*long && n > 60 && n < len(old)-60 && n%5 != 0 {
+				continue
+			}
+			w.bucket.Set(key, old[:n])
+			what := fmt.Sprintf("%s cut to %d of %d bytes", key, n, len(old))
+			if rep, _ := w.look(t, w.bucket, what); rep != nil && !named(rep, key) {
+				t.Errorf("%s: not reported: %+v", what, rep.Damage)
+			}
+			cases++
+		}
+		for _, more := range [][]byte{{0}, {'\n'}, bytes.Repeat([]byte("x"), 100), make([]byte, 5<<20)} {
+			w.bucket.Set(key, append(bytes.Clone(old), more...))
+			what := fmt.Sprintf("%s with %d more bytes", key, len(more))
+			if rep, _ := w.look(t, w.bucket, what); rep != nil && !named(rep, key) {
+				t.Errorf("%s: not reported: %+v", what, rep.Damage)
+			}
+			cases++
+		}
+		w.bucket.Set(key, old)
+	}
+	t.Logf("%d cases", cases)
+}
+
+// TestDeletions removes each object.
+func TestDeletions(t *testing.T) {
+	w := smallWorld(t)
+	keys, _ := w.objects()
+	for _, object := range keys {
+		b := w.bucket.Clone(nil)
+		r, err := repo.Open(t.Context(), b.Bucket(), key("secret"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Delete(object)
+		rep, whole := w.look(t, b, "without "+object)
+		switch kindOf(object) {
+		case "protect.repository", "key/":
+			if rep != nil {
+				t.Errorf("without %s: it opens", object)
+			}
+			rep = verify(t, r, true) // by who has it open
+			if !slices.ContainsFunc(rep.Damage, func(d repo.Damage) bool { return strings.HasPrefix(object, d.Object) }) {
+				t.Errorf("without %s: not reported: %+v", object, rep)
+			}
+		case "session/": // needed while the session runs
+			if rep == nil || len(rep.Damage) > 0 || !whole {
+				t.Errorf("without %s: %+v", object, rep)
+			}
+		case "point/": // as if it had never been
+			if rep == nil || len(rep.Damage) > 0 || rep.Points != 1 || whole {
+				t.Errorf("without %s: %+v", object, rep)
+			}
+		default:
+			if rep == nil || !named(rep, object) || whole {
+				t.Errorf("without %s: not reported: %+v", object, rep)
+			}
+		}
+	}
+}
+
+// TestSwaps puts the content of each object under the key of each other, alone
+// and both ways.
+func TestSwaps(t *testing.T) {
+	w := smallWorld(t)
+	keys, objects := w.objects()
+	cases := 0
+	for _, a := range keys {
+		for _, b := range keys {
+			if a == b {
+				continue
+			}
+			for _, both := range []bool{false, true} {
+				c := w.bucket.Clone(nil)
+				c.Set(a, objects[b])
+				if both {
+					c.Set(b, objects[a])
+				}
+				what := fmt.Sprintf("%s holds %s, both ways: %t", a, b, both)
+				if rep, _ := w.look(t, c, what); rep != nil && (!named(rep, a) || both && !named(rep, b)) {
+					t.Errorf("%s: not reported: %+v", what, rep.Damage)
+				}
+				cases++
+			}
+		}
+	}
+	t.Logf("%d cases with %d objects", cases, len(keys))
+}
+
+// TestOtherRepository puts in objects of another repository that has the same
+// passphrase and the same content.
+func TestOtherRepository(t *testing.T) {
+	w, other := smallWorld(t), smallWorld(t)
+	keys, _ := w.objects()
+	theirs, objects := other.objects()
+	for _, a := range keys {
+		for _, b := range theirs {
+			if kindOf(a) != kindOf(b) {
+				continue
+			}
+			c := w.bucket.Clone(nil)
+			c.Set(a, objects[b])
+			what := fmt.Sprintf("%s holds their %s", a, b)
+			if rep, _ := w.look(t, c, what); rep != nil && !named(rep, a) && kindOf(a) != "key/" {
+				t.Errorf("%s: not reported: %+v", what, rep.Damage)
+			}
+			c = w.bucket.Clone(nil)
+			c.Set(b, objects[b])
+			if b == "protect.repository" {
+				continue
+			}
+			what = "in addition their " + b
+			if rep, whole := w.look(t, c, what); rep == nil || !whole || !named(rep, b) && kindOf(a) != "key/" {
+				t.Errorf("%s: %+v", what, rep)
+			}
+		}
+	}
+}
+
+// TestDamageNamesWhatIsAffected damages objects of the second point alone.
+func TestDamageNamesWhatIsAffected(t *testing.T) {
+	bucket := repotest.NewBucket(nil)
+	r, err := repo.Init(t.Context(), bucket.Bucket(), key("secret"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	put(t, dir, "same", random(1, 200_000))
+	write(t, r, "one", dir)
+	before := bucket.Objects()
+	put(t, dir, "dir/fresh", random(2, 200_000))
+	write(t, r, "two", dir)
+	for object := range bucket.Objects() {
+		if before[object] != nil {
+			continue
+		}
+		var want []string // any of these
+		switch kindOf(object) {
+		case "pack/":
+			want = []string{"two: v/dir/fresh", "two: v"}
+		case "index/":
+			want = []string{"two: v"}
+		}
+		b := bucket.Clone(nil)
+		b.Flip(object, 8*100)
+		for what, data := range map[string]bool{"missing": false, "missing, all data": true, "flipped": true} {
+			if what != "flipped" {
+				b = bucket.Clone(nil)
+				b.Delete(object)
+			} else {
+				b = bucket.Clone(nil)
+				b.Flip(object, 8*100)
+			}
+			rep := verify(t, reopen(t, b.Bucket()), data)
+			var got []string
+			for _, d := range rep.Damage {
+				if d.Object != object {
+					t.Errorf("%s is %s: reported is %+v", object, what, d)
+				}
+				got = append(got, d.Affects...)
+			}
+			if len(want) > 0 && (len(got) != 1 || !slices.Contains(want, got[0])) {
+				t.Errorf("%s is %s: affects %q, want one of %q", object, what, got, want)
+			}
+		}
+	}
+}
+
+// TestDamageOfOthers checks that damage to one point stops neither writing nor
+// reading others, and that a damaged parent is not reused.
+func TestDamageOfOthers(t *testing.T) {
+	w := smallWorld(t)
+	keys, objects := w.objects()
+	dir := t.TempDir()
+	put(t, dir, "d/text", []byte(strings.Repeat("a line of text\n", 50)))
+	put(t, dir, "d/random", random(1, 300))
+	for _, object := range keys {
+		if kind := kindOf(object); kind == "protect.repository" || kind == "key/" {
+			continue
+		}
+		for how, data := range map[string][]byte{"empty": {}, "cut": objects[object][:len(objects[object])/2], "replaced": random(9, 5<<20), "gone": nil} {
+			b := w.bucket.Clone(nil)
+			if b.Set(object, data); data == nil {
+				b.Delete(object)
+			}
+			r := reopen(t, b.Bucket())
+			for _, name := range []string{"one", "two", "new"} { // with and without a damaged parent
+				p, err := r.Write(t.Context(), repo.WriteOptions{ID: "after " + name, Name: name}, func(ctx context.Context, wr *repo.Writer) error {
+					return wr.Put(ctx, "v", dir)
+				})
+				if err != nil {
+					t.Errorf("%s is %s: write %s: %v", object, how, name, err)
+					continue
+				}
+				if kindOf(object) == "pack/" {
+					continue // dedup trusts the index: see Verify
+				}
+				if diff := cmp.Diff(onDisk(t, dir), contents(t, reopen(t, b.Bucket()), p)); diff != "" {
+					t.Errorf("%s is %s: (-want +got):\n%s", object, how, diff)
+				}
+			}
+		}
+	}
+}

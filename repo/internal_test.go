@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"gocloud.dev/blob"
+	"gocloud.dev/blob/memblob"
+
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/pack"
+	"github.com/stillpoint-go/protect/internal/tree"
+)
+
+// initTest does not use repotest, which is above this package.
+func initTest(tb testing.TB) (*Repository, *blob.Bucket) {
+	tb.Helper()
+	b := memblob.OpenBucket(nil)
+	r, err := Init(tb.Context(), b, Passphrase("secret").WithKDF(1, 8, 1), nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r, b
+}
+
+// TestTinyChunks stores more chunks than one pack may have, all together much
+// smaller than a pack.
+func TestTinyChunks(t *testing.T) {
+	r, b := initTest(t)
+	n := 2*ondisk.MaxPackEntries + 10
+	p, err := r.Write(t.Context(), WriteOptions{ID: "p"}, func(ctx context.Context, w *Writer) error {
+		x := &extents{seed: w.cut, put: w.putNode(ondisk.KindExtent)}
+		for i := range n {
+			data := binary.BigEndian.AppendUint32(nil, uint32(i)) //nolint:gosec // small
+			id, err := w.pk.put(ondisk.KindData, data)
+			if err != nil {
+				return err
+			}
+			if err := x.add(ondisk.Slice{ID: id, Len: uint64(len(data))}); err != nil {
+				return err
+			}
+		}
+		return storeFile(ctx, w, "v", x)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Stats.Chunks < int64(n) || p.Stats.Packs < 4 {
+		t.Errorf("%+v", p.Stats)
+	}
+	for o, err := range r.store.List(t.Context(), ondisk.PackPrefix) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := b.ReadAll(t.Context(), o.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, entries, err := pack.Parse(r.keys, o.Key, data); err != nil {
+			t.Errorf("%s with %d bytes: %v", o.Key, len(data), err)
+		} else if len(entries) > ondisk.MaxPackEntries {
+			t.Errorf("%s has %d chunks", o.Key, len(entries))
+		}
+	}
+	again, err := Open(t.Context(), b, Passphrase("secret"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := again.Verify(t.Context(), nil); err != nil || len(rep.Damage) > 0 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
+// storeFile stores an extent map as a volume that is one file.
+func storeFile(ctx context.Context, w *Writer, name string, x *extents) error {
+	t, err := w.newTreeWriter(ctx, name)
+	if err != nil {
+		return err
+	}
+	v, err := t.run(ctx, func(emit func(*job) error) (int64, error) {
+		return 0, emit(&job{path: ".", entry: &ondisk.Entry{Type: ondisk.TypeFile}, extents: x})
+	})
+	v.Name = name
+	w.done(v)
+	return err
+}
+
+// TestMalformedParent commits volumes whose nodes are authentic and nonsense, as
+// a faulty release might leave them. Reading and verifying report damage, and
+// the next session stores everything anew.
+func TestMalformedParent(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 50 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), fmt.Append(nil, i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entry := func(e *ondisk.Entry) []byte { return ondisk.AppendEntry(nil, e) }
+	root := entry(&ondisk.Entry{Type: ondisk.TypeDir})
+	node := func(put tree.Put, recs map[string][]byte) (ondisk.Root, error) {
+		b := tree.NewBuilder(1, put)
+		for _, k := range []string{"", "1", "2", "3"} {
+			if v, ok := recs[k]; ok {
+				if err := b.Add([]byte(k), v); err != nil {
+					return ondisk.Root{}, err
+				}
+			}
+		}
+		return b.Finish()
+	}
+	raw := func(data []byte, height uint8) func(tree.Put) (ondisk.Root, error) {
+		return func(put tree.Put) (ondisk.Root, error) {
+			id, err := put(data)
+			return ondisk.Root{ID: id, Height: height}, err
+		}
+	}
+	hash, lost := ondisk.ID{7}, ondisk.ID{9}
+	for name, make := range map[string]func(tree.Put) (ondisk.Root, error){
+		"no node":      raw([]byte("nonsense"), 0),
+		"wrong height": raw([]byte("nonsense"), 3),
+		"bad entry": func(put tree.Put) (ondisk.Root, error) {
+			return node(put, map[string][]byte{"": root, "1": {1, 2, 3}, "2": root})
+		},
+		"lost chunk": func(put tree.Put) (ondisk.Root, error) {
+			return node(put, map[string][]byte{"": root, "1": entry(&ondisk.Entry{Type: ondisk.TypeFile, Size: 1, Hash: hash, Extents: []ondisk.Slice{{ID: lost, Len: 1}}})})
+		},
+		"lost map": func(put tree.Put) (ondisk.Root, error) {
+			return node(put, map[string][]byte{"": root, "1": entry(&ondisk.Entry{Type: ondisk.TypeFile, Size: 1, Map: &ondisk.Root{ID: lost}})})
+		},
+		"slash in a name": func(put tree.Put) (ondisk.Root, error) {
+			b := tree.NewBuilder(1, put)
+			err := errors.Join(b.Add(nil, root), b.Add([]byte("../x"), root))
+			r, ferr := b.Finish()
+			return r, errors.Join(err, ferr)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, b := initTest(t)
+			p, err := r.Write(t.Context(), WriteOptions{ID: "bad", Name: "app"}, func(_ context.Context, w *Writer) error {
+				root, err := make(w.putNode(ondisk.KindTree))
+				w.done(Volume{Name: "v", root: root})
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := Open(t.Context(), b, Passphrase("secret"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rep, err := again.Verify(t.Context(), nil)
+			if err != nil || len(rep.Damage) == 0 || !strings.HasPrefix(rep.Damage[0].Affects[0], "bad: v") {
+				t.Errorf("verify: %+v, %v", rep, err)
+			}
+			if err := readTree(t.Context(), again, p, "v"); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("read: %v", err)
+			}
+			good, err := again.Write(t.Context(), WriteOptions{ID: "good", Name: "app"}, func(ctx context.Context, w *Writer) error { return w.Put(ctx, "v", dir) })
+			if err != nil {
+				t.Fatalf("the next session: %v", err)
+			}
+			if err := readTree(t.Context(), again, good, "v"); err != nil || good.Stats.Files != 50 {
+				t.Errorf("%+v, %v", good.Stats, err)
+			}
+		})
+	}
+}
+
+func readTree(ctx context.Context, r *Repository, p *Point, volume string) error {
+	t, err := r.Tree(ctx, p, volume)
+	if err != nil {
+		return err
+	}
+	for e, err := range t.Entries(ctx, ".") {
+		if err != nil {
+			return err
+		}
+		if e.Type == File {
+			if _, err := t.WriteTo(ctx, &bytes.Buffer{}, e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// TestPoisonedChunk stores content under the id of other content, as whoever
+// holds the key could: reading must notice.
+func TestPoisonedChunk(t *testing.T) {
+	r, b := initTest(t)
+	p, err := r.Write(t.Context(), WriteOptions{ID: "p"}, func(ctx context.Context, w *Writer) error {
+		id := r.keys.ChunkID(ondisk.KindData, []byte("good"))
+		w.pk.claim(id)
+		if err := w.pk.add(id, ondisk.KindData, []byte("evil"), new(buffers)); err != nil {
+			return err
+		}
+		return w.PutStream(ctx, "v", strings.NewReader("good"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(t.Context(), b, Passphrase("secret"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := readTree(t.Context(), again, p, "v"); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("got %v", err)
+	}
+	if rep, err := again.Verify(t.Context(), &VerifyOptions{Data: true}); err != nil || len(rep.Damage) != 1 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
+// TestFormats refuses headers and records of other versions, and says so.
+func TestFormats(t *testing.T) {
+	r, b := initTest(t)
+	set := func(key string, data []byte) {
+		if err := b.WriteAll(t.Context(), key, data, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, h := range map[string]header{
+		"version": {Version: 1, ID: r.ID(), Suite: suite}, "suite": {ID: r.ID(), Suite: "ROT13"}, "feature": {ID: r.ID(), Suite: suite, Incompatible: []string{"x"}},
+	} {
+		line, err := json.Marshal(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mac := r.keys.HeaderMAC(line)
+		set(ondisk.HeaderKey, sum(headerMagic, string(line), fmt.Sprintf("%x", mac)))
+		if _, err := Open(t.Context(), b, Passphrase("secret"), nil); !errors.Is(err, ErrFormat) || errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	key := r.pointKey("p")
+	set(key, r.keys.SealObject(key, []byte(`{"version":1}`)))
+	if _, err := r.Point(t.Context(), "p"); !errors.Is(err, ErrFormat) {
+		t.Errorf("record: %v", err)
+	}
+	set(key, r.keys.SealObject(key, []byte(`{"version":0}`)))
+	if _, err := r.Point(t.Context(), "p"); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("empty record: %v", err)
+	}
+	if _, err := r.Point(t.Context(), "absent"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no record: %v", err)
+	}
+}
+
+func FuzzDecodePoint(f *testing.F) {
+	p := &Point{
+		ID: "id", Name: "name", Level: "level", session: [16]byte{1}, segments: 2, Labels: map[string]string{"k": "v"},
+		Volumes: []Volume{{Name: "a", Files: 1}, {Name: "b", root: ondisk.Root{ID: ondisk.ID{1}, Height: 3}}},
+	}
+	good, err := p.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"version":0,"id":"x","session":"00000000000000000000000000000000","roots":[],"volumes":[]}`))
+	f.Add([]byte(`{"version":0,"id":"x","session":"00000000000000000000000000000000","segments":9999999,"roots":[{"id":"zz"}],"volumes":[{"name":".."}]}`))
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		p, err := decodePoint("key", plain)
+		if err != nil {
+			return
+		}
+		if checkID(p.ID) != nil || p.segments < 0 || p.segments > maxSegments {
+			t.Fatalf("decoded %+v", p)
+		}
+		seen := map[string]bool{}
+		for _, v := range p.Volumes {
+			if !ondisk.ValidName(v.Name) || seen[v.Name] || v.root.Height >= ondisk.MaxTreeHeight {
+				t.Fatalf("decoded volume %+v", v)
+			}
+			seen[v.Name] = true
+		}
+		again, err := p.encode()
+		if err != nil {
+			return // a time that JSON cannot say
+		}
+		p2, err := decodePoint("key", again)
+		if err != nil {
+			t.Fatalf("%s: %v", again, err)
+		}
+		if diff := cmp.Diff(p, p2, cmp.AllowUnexported(Point{}, Volume{})); diff != "" {
+			t.Fatalf("(-first +second):\n%s", diff)
+		}
+	})
+}
+
+func FuzzHeader(f *testing.F) {
+	for _, lines := range [][]string{
+		{headerMagic, `{"version":0,"id":"00112233445566778899aabbccddeeff","suite":"` + suite + `"}`, "00"},
+		{headerMagic, `{"version":7}`, ""},
+		{slotMagic, "{}"},
+		{},
+		{headerMagic},
+		{"", "", ""},
+	} {
+		f.Add(strings.Join(lines, "\n"), true)
+	}
+	f.Add("", false)
+	f.Fuzz(func(t *testing.T, text string, valid bool) {
+		raw := []byte(text)
+		if valid { // the checksum needs no key, and a fuzzer does not guess it
+			raw = sum(strings.Split(text, "\n")...)
+		}
+		r := &Repository{}
+		h, err := r.parseHeader(raw)
+		if err == nil && (h.Version != ondisk.Version || fmt.Sprintf("%x", r.id) != strings.ToLower(h.ID)) {
+			t.Fatalf("header %+v of %x", h, r.id)
+		}
+		if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrFormat) {
+			t.Fatalf("unexpected class of error: %v", err)
+		}
+		if lines, err := unsum(slotMagic, raw, 1); err == nil && len(lines) != 1 {
+			t.Fatalf("lines %q", lines)
+		}
+	})
+}
