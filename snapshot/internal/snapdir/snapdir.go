@@ -115,7 +115,8 @@ func (s *Store) Remove(c Claim) error {
 }
 
 // List returns the claims whose id starts with prefix, ordered. Other things
-// in the folder are ignored.
+// in the folder are ignored. Folders of an id without claims, which a process
+// that died in Claim or in Remove left, are removed.
 func (s *Store) List(ctx context.Context, prefix string) ([]Claim, error) {
 	ids, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -134,10 +135,25 @@ func (s *Store) List(ctx context.Context, prefix string) ([]Claim, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(below) == 0 {
+			prune(s.ID(id))
+		}
 		claims = append(claims, below...)
 	}
 	slices.SortStableFunc(claims, func(a, b Claim) int { return strings.Compare(a.ID, b.ID) })
 	return claims, nil
+}
+
+// prune removes path and the folders in it as far as they are empty. If a claim
+// is just being made there, it starts again.
+func prune(path string) {
+	entries, _ := os.ReadDir(path) // what cannot be read is not removed
+	for _, e := range entries {
+		if e.IsDir() && strings.HasSuffix(e.Name(), "=") {
+			prune(filepath.Join(path, e.Name()))
+		}
+	}
+	_ = os.Remove(path) // fails if it is not empty
 }
 
 // Claims returns the claims of id, ordered by folder name.

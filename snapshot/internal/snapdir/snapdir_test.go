@@ -200,3 +200,62 @@ func TestCheckVolume(t *testing.T) {
 		}
 	}
 }
+
+// TestListRemovesLeftovers shows List what a process leaves that dies in Claim.
+func TestListRemovesLeftovers(t *testing.T) {
+	s := open(t, t.TempDir())
+	long := "/" + strings.Repeat("v", 500)
+	c, err := s.Claim("b", long)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(c.Path); err != nil { // as if its last step was missing
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(s.ID("a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Claim("c", "/vol"); err != nil {
+		t.Fatal(err)
+	}
+	claims, err := s.List(t.Context(), "")
+	if err != nil || len(claims) != 1 {
+		t.Errorf("claims %v, %v", claims, err)
+	}
+	left, err := os.ReadDir(s.Dir())
+	if err != nil || len(left) != 1 || left[0].Name() != "c" {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// TestListBesideClaim lists all the time while claims are made and removed.
+func TestListBesideClaim(t *testing.T) {
+	s := open(t, t.TempDir())
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				if _, err := s.List(t.Context(), ""); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	for range 2000 {
+		c, err := s.Claim("id", "/vol")
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if err := s.Remove(c); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(done)
+	wg.Wait()
+}
