@@ -160,7 +160,7 @@ func (p *Protector) cut(ctx context.Context, app *Application, s State) (State, 
 func (c *Cut) fill(app *Application, rep *hooks.Report, set *snapshot.Set) error {
 	c.Time = time.Now().UTC()
 	c.Level = level(app, rep, set)
-	c.Doubts = rep.Doubts()
+	c.Doubts = bounded(rep.Doubts())
 	c.Frozen, c.Skew = rep.Frozen, set.Skew()
 	c.Evidence = rep.Evidence
 	if c.Level < app.Require {
@@ -171,6 +171,20 @@ func (c *Cut) fill(app *Application, rep *hooks.Report, set *snapshot.Set) error
 		return fmt.Errorf("%w: it is %s instead of %s: %s", ErrConsistency, c.Level, app.Require, why)
 	}
 	return nil
+}
+
+// maxDoubts bounds the text that travels in a State, in bytes.
+const maxDoubts = 2 << 10
+
+// bounded keeps the first doubts, and says how many more there were.
+func bounded(doubts []string) []string {
+	size := 0
+	for i, d := range doubts {
+		if size += len(d); size > maxDoubts {
+			return append(doubts[:i:i], fmt.Sprintf("and %d more", len(doubts)-i))
+		}
+	}
+	return doubts
 }
 
 func (p *Protector) ready(ctx context.Context, app *Application, s State) (State, Result, error) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -207,7 +208,11 @@ func (r *Repository) getObject(ctx context.Context, key string, limit int64) ([]
 
 func (p *Point) clone() *Point {
 	c := *p
-	c.Volumes = slices.Clone(p.Volumes)
+	c.Volumes, c.Labels = slices.Clone(p.Volumes), maps.Clone(p.Labels)
+	c.Evidence = maps.Clone(p.Evidence)
+	for name, e := range c.Evidence {
+		c.Evidence[name] = maps.Clone(e)
+	}
 	return &c
 }
 

@@ -265,6 +265,18 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+func TestIgnoredFailureOfAVolume(t *testing.T) {
+	r, _ := newRepo(t)
+	dir := sample(t)
+	_, err := r.Write(t.Context(), repo.WriteOptions{ID: "p"}, func(ctx context.Context, w *repo.Writer) error {
+		_ = w.Put(ctx, "absent", filepath.Join(dir, "does-not-exist"))
+		return w.Put(ctx, "v", dir)
+	})
+	if err == nil {
+		t.Error("a point without one of its volumes was committed")
+	}
+}
+
 func TestKeyIsRedacted(t *testing.T) {
 	k := repo.Passphrase("hunter2")
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {

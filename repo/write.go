@@ -94,8 +94,8 @@ type Writer struct {
 }
 
 // Write runs one session: fn stores volumes with the Writer, and when it
-// returns nil the recovery point is committed and returned. Otherwise nothing
-// becomes visible.
+// returns nil and all of them are stored, the recovery point is committed and
+// returned. Otherwise nothing becomes visible.
 //
 // Write is idempotent in opts.ID: if the point is there already, fn does not
 // run and the committed point is returned. Of sessions that write the same ID
@@ -146,6 +146,9 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 		if cause := context.Cause(w.pk.ctx); cause != nil && errors.Is(err, context.Canceled) {
 			err = cause
 		}
+		return nil, err
+	}
+	if err := w.complete(); err != nil {
 		return nil, err
 	}
 	return w.commit(ctx, key, session, opts)
@@ -253,6 +256,19 @@ func (w *Writer) begin(volume string) error {
 		return fmt.Errorf("%w: more than %d volumes", fs.ErrInvalid, ondisk.MaxVolumes)
 	}
 	w.mu.names[volume] = true
+	return nil
+}
+
+// complete reports a volume that was begun and not stored: whoever ignored that
+// error does not get a point without it.
+func (w *Writer) complete() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name := range w.mu.names {
+		if !slices.ContainsFunc(w.mu.volumes, func(v Volume) bool { return v.Name == name }) {
+			return fmt.Errorf("volume %q was not stored", name)
+		}
+	}
 	return nil
 }
 
