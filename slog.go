@@ -80,11 +80,15 @@ func pairs(args []any) []any {
 }
 
 func (l *slogLogger) Log(level hclog.Level, msg string, args ...any) { l.log(level, msg, args) }
-func (l *slogLogger) Trace(msg string, args ...any)                  { l.log(hclog.Trace, msg, args) }
-func (l *slogLogger) Debug(msg string, args ...any)                  { l.log(hclog.Debug, msg, args) }
-func (l *slogLogger) Info(msg string, args ...any)                   { l.log(hclog.Info, msg, args) }
-func (l *slogLogger) Warn(msg string, args ...any)                   { l.log(hclog.Warn, msg, args) }
-func (l *slogLogger) Error(msg string, args ...any)                  { l.log(hclog.Error, msg, args) }
+func (l *slogLogger) Trace(msg string, args ...any) { l.log(hclog.Trace, msg, args) }
+
+func (l *slogLogger) Debug(msg string, args ...any) { l.log(hclog.Debug, msg, args) }
+
+func (l *slogLogger) Info(msg string, args ...any) { l.log(hclog.Info, msg, args) }
+
+func (l *slogLogger) Warn(msg string, args ...any) { l.log(hclog.Warn, msg, args) }
+
+func (l *slogLogger) Error(msg string, args ...any) { l.log(hclog.Error, msg, args) }
 
 func (l *slogLogger) IsTrace() bool { return l.enabled(hclog.Trace) }
 func (l *slogLogger) IsDebug() bool { return l.enabled(hclog.Debug) }
