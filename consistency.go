@@ -31,6 +31,7 @@ const (
 	ApplicationConsistent
 )
 
+//nolint:gochecknoglobals // a table that is only read
 var consistencyNames = []string{"none", "crash-single", "crash-group", "filesystem-group", "application"}
 
 // String returns the name of the level, such as "crash-group".

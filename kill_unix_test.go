@@ -49,8 +49,7 @@ func TestMain(m *testing.M) {
 // generations is an application: it writes the same ever growing number to
 // both of its volumes, and freezes and thaws when a client asks.
 type generations struct {
-	dirs   []string
-	socket string
+	dirs []string
 
 	mu     sync.Mutex
 	frozen time.Time // since when; zero: not frozen

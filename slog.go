@@ -8,6 +8,7 @@ import (
 	"log"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -80,7 +81,7 @@ func pairs(args []any) []any {
 }
 
 func (l *slogLogger) Log(level hclog.Level, msg string, args ...any) { l.log(level, msg, args) }
-func (l *slogLogger) Trace(msg string, args ...any) { l.log(hclog.Trace, msg, args) }
+func (l *slogLogger) Trace(msg string, args ...any)                  { l.log(hclog.Trace, msg, args) }
 
 func (l *slogLogger) Debug(msg string, args ...any) { l.log(hclog.Debug, msg, args) }
 
@@ -101,7 +102,7 @@ func (l *slogLogger) Name() string       { return l.name }
 
 func (l *slogLogger) With(args ...any) hclog.Logger {
 	c := *l
-	c.implied = append(l.implied[:len(l.implied):len(l.implied)], pairs(args)...)
+	c.implied = append(slices.Clip(l.implied), pairs(args)...)
 	return &c
 }
 

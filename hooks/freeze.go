@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -182,8 +183,7 @@ func (f *freeze) prove(ctx context.Context) {
 func (f *freeze) thaw(ctx context.Context) []error {
 	var errs []error
 	began := time.Now()
-	for i := len(f.held) - 1; i >= 0; i-- {
-		m := f.held[i]
+	for _, m := range slices.Backward(f.held) {
 		begin := time.Now()
 		m.report.Hold = begin.Sub(m.holds)
 		evidence, err := f.g.thaw(ctx, m.hold, m.Name, f.epoch)

@@ -40,7 +40,7 @@ func (a *aggregator) place(j *job) error {
 				return err
 			}
 		}
-		s = ondisk.Slice{Off: uint32(len(a.buf)), Len: uint64(len(j.small))} //nolint:gosec // below maxGroup
+		s = ondisk.Slice{Off: uint32(len(a.buf)), Len: uint64(len(j.small))} // below maxGroup
 		a.buf = append(a.buf, j.small...)
 		if a.placed == nil || len(a.placed) >= remembered {
 			a.placed = map[ondisk.ID]ondisk.Slice{}

@@ -161,7 +161,7 @@ func TestTruncations(t *testing.T) {
 	cases := 0
 	for _, key := range keys {
 		old := objects[key]
-		for n := 0; n < len(old); n++ {
+		for n := range old {
 			if !*long && n > 60 && n < len(old)-60 && n%5 != 0 {
 				continue
 			}

@@ -43,7 +43,7 @@ func TestTinyChunks(t *testing.T) {
 	p, err := r.Write(t.Context(), WriteOptions{ID: "p"}, func(ctx context.Context, w *Writer) error {
 		x := &extents{seed: w.cut, put: w.putNode(ondisk.KindExtent)}
 		for i := range n {
-			data := binary.BigEndian.AppendUint32(nil, uint32(i)) //nolint:gosec // small
+			data := binary.BigEndian.AppendUint32(nil, uint32(i)) // small
 			id, err := w.pk.put(ondisk.KindData, data)
 			if err != nil {
 				return err

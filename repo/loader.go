@@ -96,7 +96,7 @@ func (l *loader) load(ctx context.Context, c *cached, kind ondisk.Kind) {
 	c.place = l.recent.PushFront(c)
 	l.size += int64(len(c.data))
 	for l.size > l.limit && l.recent.Len() > 1 {
-		old := l.recent.Remove(l.recent.Back()).(*cached) //nolint:forcetypeassert // our own list
+		old := l.recent.Remove(l.recent.Back()).(*cached) // our own list
 		l.size -= int64(len(old.data))
 		delete(l.chunks, old.id)
 	}

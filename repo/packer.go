@@ -73,7 +73,7 @@ func (p *packer) put(kind ondisk.Kind, data []byte) (ondisk.ID, error) {
 	}
 	p.fresh.Add(int64(len(data)))
 	p.count.Add(1)
-	bufs := p.r.buffers.Get().(*buffers) //nolint:forcetypeassert // our own pool
+	bufs := p.r.buffers.Get().(*buffers) // our own pool
 	select {
 	case p.helper <- struct{}{}:
 		bufs.plain = append(bufs.plain[:0], data...)
@@ -112,7 +112,7 @@ func (p *packer) claim(id ondisk.ID) bool {
 // add compresses, seals and verifies a chunk and appends it to a pack.
 func (p *packer) add(id ondisk.ID, kind ondisk.Kind, plain []byte, bufs *buffers) error {
 	body, codec := p.r.codec.Compress(&bufs.body, plain)
-	e := pack.Entry{ID: id, Kind: kind, Codec: codec, Plain: uint32(len(plain))} //nolint:gosec // below MaxChunk
+	e := pack.Entry{ID: id, Kind: kind, Codec: codec, Plain: uint32(len(plain))} // below MaxChunk
 	sealed := p.chunks.Seal(bufs.sealed[:0], body, e.AAD())
 	bufs.sealed = sealed
 
@@ -186,7 +186,7 @@ func (p *packer) store(b *pack.Builder) error {
 		p.stored.Add(int64(len(data)))
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.mu.packs = append(p.mu.packs, index.Pack{Ref: ref, Salt: p.salt, Size: uint32(len(data)), Entries: b.Entries()}) //nolint:gosec // below MaxPack
+		p.mu.packs = append(p.mu.packs, index.Pack{Ref: ref, Salt: p.salt, Size: uint32(len(data)), Entries: b.Entries()}) // below MaxPack
 		p.mu.free = append(p.mu.free, data)
 	})
 	return nil

@@ -261,10 +261,10 @@ func newEntry(t ondisk.EntryType, info fs.FileInfo) *ondisk.Entry {
 func unixMode(m fs.FileMode) uint32 {
 	mode := uint32(m.Perm())
 	for _, b := range []struct {
-		go_  fs.FileMode
+		from fs.FileMode
 		unix uint32
 	}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}} {
-		if m&b.go_ != 0 {
+		if m&b.from != 0 {
 			mode |= b.unix
 		}
 	}

@@ -5,6 +5,7 @@
 package repo
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"syscall"
@@ -28,8 +29,8 @@ func stat(info fs.FileInfo) fileStat {
 		return fileStat{}
 	}
 	return fileStat{
-		id:    fileID{uint64(s.Dev), uint64(s.Ino)}, //nolint:gosec,unconvert // types differ between systems
-		links: uint64(s.Nlink),                      //nolint:gosec,unconvert // types differ between systems
+		id:    fileID{uint64(s.Dev), uint64(s.Ino)}, //nolint:unconvert // types differ between systems
+		links: uint64(s.Nlink),                      //nolint:unconvert // types differ between systems
 		uid:   s.Uid, gid: s.Gid, blocks: s.Blocks,
 	}
 }
@@ -40,9 +41,9 @@ type segment struct{ off, end int64 }
 // nextSegment returns the next part of f that holds data, from off; off == end
 // == size if only a hole is left.
 func nextSegment(f *os.File, off, size int64) segment {
-	start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA) //nolint:gosec // a descriptor fits
+	start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA) // a descriptor fits
 	switch {
-	case err == unix.ENXIO: //nolint:errorlint // x/sys returns bare errnos
+	case errors.Is(err, unix.ENXIO):
 		return segment{size, size}
 	case err != nil || start >= size:
 		if err == nil {
@@ -50,7 +51,7 @@ func nextSegment(f *os.File, off, size int64) segment {
 		}
 		return segment{off, size} // the file system cannot tell
 	}
-	end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE) //nolint:gosec // a descriptor fits
+	end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE) // a descriptor fits
 	if err != nil || end > size || end <= start {
 		end = size
 	}

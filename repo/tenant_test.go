@@ -31,7 +31,7 @@ func guess(tb testing.TB, dir string) []byte {
 	}
 	e := &ondisk.Entry{
 		Type: ondisk.TypeDir, Mode: uint32(info.Mode().Perm()), ModTime: info.ModTime().UTC(),
-		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), //nolint:gosec // fits
+		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), // fits
 	}
 	var node []byte
 	b := tree.NewBuilder(0, func(n []byte) (ondisk.ID, error) { node = bytes.Clone(n); return ondisk.ID{1}, nil })

@@ -72,7 +72,7 @@ func newPublicEntry(path string, e *ondisk.Entry) *Entry {
 	}
 	out := &Entry{
 		Path: path, Type: EntryType(e.Type), Mode: mode, UID: e.UID, GID: e.GID,
-		Size: int64(e.Size), ModTime: e.ModTime, Target: e.Target, e: e, //nolint:gosec // below 2^62
+		Size: int64(e.Size), ModTime: e.ModTime, Target: e.Target, e: e, // below 2^62
 	}
 	for _, x := range e.Xattrs {
 		out.Xattrs = append(out.Xattrs, Xattr{Name: x.Name, Value: x.Value})
@@ -197,14 +197,14 @@ func (t *Tree) Slices(ctx context.Context, e *Entry) iter.Seq2[Slice, error] {
 		}
 		var off int64
 		for s, err := range t.r.extents(ctx, e.e) {
-			if err == nil && off+int64(s.Len) > e.Size { //nolint:gosec // below 2^62
+			if err == nil && off+int64(s.Len) > e.Size { // below 2^62
 				err = corrupt("", errors.New("extent map exceeds the file"))
 			}
 			if err != nil {
 				yield(Slice{}, fmt.Errorf("repo: %q: %w", e.Path, malformed(err)))
 				return
 			}
-			out := Slice{Offset: off, Length: int64(s.Len), Hole: s.ID.IsZero(), s: s} //nolint:gosec // below 2^62
+			out := Slice{Offset: off, Length: int64(s.Len), Hole: s.ID.IsZero(), s: s} // below 2^62
 			off += out.Length
 			if !yield(out, nil) {
 				return

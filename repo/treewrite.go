@@ -172,7 +172,7 @@ func (t *treeWriter) parentEntry(path string) (*ondisk.Entry, error) {
 		}
 	}
 	if !t.parentOK || string(t.parent.Key) != key {
-		return nil, nil //nolint:nilnil // no entry, no error
+		return nil, nil // no entry, no error
 	}
 	e, err := ondisk.DecodeEntry(t.parent.Value)
 	return e, t.abandon(err)
@@ -219,7 +219,7 @@ func (t *treeWriter) add(path string, e *ondisk.Entry) error {
 		t.volume.Dirs++
 	} else {
 		t.volume.Files++
-		t.volume.Bytes += int64(e.Size) //nolint:gosec // below 2^62
+		t.volume.Bytes += int64(e.Size) // below 2^62
 		t.w.files.Add(1)
 	}
 	return t.builder.Add(ondisk.PathKey(path), ondisk.AppendEntry(nil, e))
@@ -262,7 +262,7 @@ func (w *Writer) readFile(ctx context.Context, j *job, buf *[]byte) error {
 		if sparse {
 			s = nextSegment(j.file, off, size)
 		}
-		j.extents.addHole(uint64(s.off - off)) //nolint:gosec // not negative
+		j.extents.addHole(uint64(s.off - off)) // not negative
 		n, err := w.readStream(ctx, io.NewSectionReader(j.file, s.off, s.end-s.off), *buf, j.extents)
 		if err != nil {
 			return err
@@ -284,7 +284,7 @@ func (w *Writer) readSmall(j *job, size int64) error {
 	w.bytes.Add(int64(n))
 	if n > 0 {
 		j.small = data[:n]
-		j.entry.Size, j.entry.Hash = uint64(n), w.r.keys.ChunkID(ondisk.KindData, j.small) //nolint:gosec // not negative
+		j.entry.Size, j.entry.Hash = uint64(n), w.r.keys.ChunkID(ondisk.KindData, j.small) // not negative
 	}
 	return nil
 }

@@ -148,7 +148,7 @@ func flatten(err error) []error {
 	if err == nil {
 		return nil
 	}
-	j, ok := err.(interface{ Unwrap() []error })         //nolint:errorlint // the outermost, on purpose
+	j, ok := err.(interface{ Unwrap() []error })
 	if _, single := err.(*CorruptError); single || !ok { //nolint:errorlint // the outermost, on purpose
 		return []error{err}
 	}

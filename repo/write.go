@@ -141,9 +141,9 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	w.mu.names = map[string]bool{}
 	stop := w.report(opts.Progress)
 	defer stop()
-	if err := fn(w.pk.ctx, w); err != nil {
+	if err := fn(w.pk.ctx, w); err != nil { //nolint:contextcheck // it is made from ctx
 		// The failure of a helper shows elsewhere as a cancelled context.
-		if cause := context.Cause(w.pk.ctx); cause != nil && errors.Is(err, context.Canceled) {
+		if cause := context.Cause(w.pk.ctx); cause != nil && errors.Is(err, context.Canceled) { //nolint:contextcheck // see above
 			err = cause
 		}
 		return nil, err

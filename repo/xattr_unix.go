@@ -19,7 +19,7 @@ import (
 // readXattrs returns the user.* attributes of an open file. Those of other
 // namespaces are for the system that the file is on.
 func readXattrs(f *os.File) ([]ondisk.Xattr, error) {
-	fd := int(f.Fd()) //nolint:gosec // a descriptor fits
+	fd := int(f.Fd()) // a descriptor fits
 	n, err := unix.Flistxattr(fd, nil)
 	if n == 0 || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
 		return nil, nil

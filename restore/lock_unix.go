@@ -15,7 +15,7 @@ import (
 // reports that another process, or another handle, has the lock. Some network
 // file systems have no such locks: errors.ErrUnsupported.
 func lock(f *os.File) (held bool, err error) {
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a descriptor fits
 	switch {
 	case err == nil:
 		return false, nil

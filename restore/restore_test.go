@@ -141,7 +141,7 @@ func scratch(tb testing.TB) string {
 	tb.Cleanup(func() {
 		_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, _ error) error {
 			if d != nil && d.IsDir() {
-				_ = os.Chmod(p, 0o700) //nolint:gosec // a directory
+				_ = os.Chmod(p, 0o700) // a directory
 			}
 			return nil
 		})

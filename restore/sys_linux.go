@@ -18,7 +18,7 @@ const syncsAll = true
 // syncAll flushes the file system that f is on. It fails if anything could not
 // be written since f was opened.
 func syncAll(f *os.File) error {
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))) //nolint:gosec // a descriptor fits
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))) // a descriptor fits
 }
 
 // setTime sets the modification time of an open file; the access time is now.
@@ -28,7 +28,7 @@ func setTime(_ *os.Root, _ string, f *os.File, mtime time.Time) error {
 		return err
 	}
 	// x/sys has no futimens: utimensat without a path.
-	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, f.Fd(), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0) //nolint:gosec // the kernel fills nothing in
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, f.Fd(), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0) // the kernel fills nothing in
 	if errno != 0 {
 		return os.NewSyscallError("utimensat", errno)
 	}
@@ -46,7 +46,7 @@ func setLinkTime(root *os.Root, name string, mtime time.Time) error {
 	if err != nil {
 		return err
 	}
-	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(int(d.Fd()), name, ts[:], unix.AT_SYMLINK_NOFOLLOW)) //nolint:gosec // a descriptor fits
+	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(int(d.Fd()), name, ts[:], unix.AT_SYMLINK_NOFOLLOW)) // a descriptor fits
 }
 
 // times returns what utimensat takes. It does not go through nanoseconds since
@@ -62,7 +62,7 @@ func times(mtime time.Time) ([2]unix.Timespec, error) {
 // isMount reports whether something is mounted on the directory.
 func isMount(dir *os.File) (bool, error) {
 	var stx unix.Statx_t
-	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, 0, &stx); err != nil { //nolint:gosec // a descriptor fits
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, 0, &stx); err != nil { // a descriptor fits
 		return false, os.NewSyscallError("statx", err)
 	}
 	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil

@@ -35,7 +35,7 @@ func replaceDir(root *os.Root, oldname, newname string) error {
 		return err
 	}
 	defer to.Close()
-	err = unix.Renameat(int(from.Fd()), path.Base(oldname), int(to.Fd()), newname) //nolint:gosec // descriptors fit
+	err = unix.Renameat(int(from.Fd()), path.Base(oldname), int(to.Fd()), newname) // descriptors fit
 	if errors.Is(err, unix.ENOTDIR) {
 		err = fs.ErrExist // a file
 	}

@@ -102,7 +102,7 @@ func (c *cut) single(ctx context.Context) error {
 	c.p.each(len(c.vols), func(i int) error {
 		if ctx.Err() != nil {
 			once.Do(func() { first = fmt.Errorf("snapshot: take %q of %q: %w", c.id, c.vols[i], ctx.Err()) })
-			return nil
+			return nil //nolint:nilerr // first has it
 		}
 		d, err := c.p.drv.Create(ctx, c.vols[i], c.id)
 		if err != nil {

@@ -98,7 +98,7 @@ func (f *freezeFlags) members(opts command.Options) ([]protect.Member, error) {
 // because they end with this process.
 func (f *freezeFlags) openJournal() (hooks.Journal, error) {
 	if f.freeze == "" {
-		return nil, nil //nolint:nilnil // no journal is a fine journal
+		return nil, nil // no journal is a fine journal
 	}
 	dir := f.journal
 	if dir == "" {

@@ -32,7 +32,7 @@ func (c *cli) print(v any, human func(w io.Writer)) error {
 func millis(d time.Duration) float64 { return math.Round(d.Seconds()*1e6) / 1e3 }
 
 // size is a number of bytes for people.
-func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) } //nolint:gosec // not negative
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) } // not negative
 
 // text is a foreign string for a terminal: what could drive it is quoted.
 func text(s string) string {

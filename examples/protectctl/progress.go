@@ -21,7 +21,7 @@ type bar struct {
 // newBar returns a bar of bytes, if stderr is a terminal and nobody objects.
 func (c *cli) newBar(what string) *bar {
 	f, ok := c.stderr.(*os.File)
-	if c.json || c.noProgress || !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a descriptor fits
+	if c.json || c.noProgress || !ok || !term.IsTerminal(int(f.Fd())) { // a descriptor fits
 		return &bar{}
 	}
 	return &bar{shown: progressbar.NewOptions64(

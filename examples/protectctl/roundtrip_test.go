@@ -73,7 +73,7 @@ func tree(t *testing.T, root string) map[string]string {
 // plant makes a tree with something of everything.
 func plant(t *testing.T, root string, seed uint64) {
 	t.Helper()
-	rng := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // test data
+	rng := rand.New(rand.NewPCG(seed, 0)) // test data
 	t.Logf("seed %d", seed)
 	random := func(n int) []byte {
 		b := make([]byte, n)

@@ -25,7 +25,7 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { // a descriptor fits
 		return nil, errors.Join(fmt.Errorf("lock %q: %w", dir, errLocked), f.Close())
 	}
 	// It may have been removed by who had the lock before.

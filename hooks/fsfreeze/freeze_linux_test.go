@@ -128,7 +128,7 @@ func children(t *testing.T) []int {
 		if err != nil {
 			continue // the thread is gone
 		}
-		for _, field := range strings.Fields(string(data)) {
+		for field := range strings.FieldsSeq(string(data)) {
 			pid, err := strconv.Atoi(field)
 			if err != nil {
 				t.Fatal(err)

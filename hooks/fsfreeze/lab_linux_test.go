@@ -100,7 +100,7 @@ func (l *lab) thawedWithin(t *testing.T, limit time.Duration) time.Duration {
 	case <-time.After(limit):
 		t.Errorf("not writable within %v", limit)
 		_ = watchdog.ThawFS(l.dir)
-		<-wrote
+		t.Logf("the write ended with: %v", <-wrote)
 		return limit
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // unfreezable are file systems whose freeze the kernel refuses or, for those
 // of another machine, cannot mean anything.
-var unfreezable = map[string]string{
+var unfreezable = map[string]string{ //nolint:gochecknoglobals // a table that is only read
 	"overlay":  "which has no storage of its own",
 	"overlay2": "which has no storage of its own",
 	"aufs":     "which has no storage of its own",

@@ -178,7 +178,7 @@ func testCancelDuringQuiesce(s *suite) {
 			}
 			s.thaw(hold)
 		}
-		s.frozenSoon(false)
+		s.thawedSoon()
 	}
 	hold := s.quiesce() // nothing is left in the way of the next freeze
 	s.frozen(true)
@@ -213,7 +213,7 @@ func testConcurrent(s *suite) {
 		})
 	}
 	wg.Wait()
-	s.frozenSoon(false)
+	s.thawedSoon()
 	hold := s.quiesce()
 	s.frozen(true)
 	s.thaw(hold)
@@ -266,7 +266,7 @@ func testWindowEnds(s *suite) {
 	}
 	began := time.Now()
 	hold := s.quiesceFor(s.Window)
-	s.frozenSoon(false)
+	s.thawedSoon()
 	if took := time.Since(began); took < s.Window {
 		s.Errorf("thawed %v after the freeze, before the window of %v ended", took, s.Window)
 	}

@@ -230,6 +230,7 @@ func (s *scripted) do(ctx context.Context, op Op, effect func() error) error {
 	case KillAfter:
 		s.opts.Process.Kill()
 		return ErrKilled
+	default: // the others came before the effect
+		return nil
 	}
-	return nil
 }

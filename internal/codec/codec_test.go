@@ -116,7 +116,7 @@ func FuzzDecompress(f *testing.F) {
 		}
 		body, kind := c.Compress(new([]byte), plain)
 		if len(body) < 1<<12 {
-			f.Add(body, uint8(kind), uint32(len(plain))) //nolint:gosec // small
+			f.Add(body, uint8(kind), uint32(len(plain))) // small
 		}
 	}
 	f.Fuzz(func(t *testing.T, body []byte, kind uint8, size uint32) {

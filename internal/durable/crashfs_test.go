@@ -81,7 +81,7 @@ func (c *crashFS) step(op string, names []string, effect func() error) error {
 
 func (c *crashFS) walk(name string) (*node, error) {
 	n := c.root
-	for _, part := range strings.Split(name, "/") {
+	for part := range strings.SplitSeq(name, "/") {
 		if part == "." {
 			continue
 		}

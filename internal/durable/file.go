@@ -144,7 +144,7 @@ func (d *Dir) createOnce(temp, name string) error {
 	rerr := d.fsys.RenameNoReplace(temp, name)
 	if rerr != nil && errors.Is(rerr, errors.ErrUnsupported) {
 		// err is only told, not wrapped: this is no matter of permissions.
-		return fmt.Errorf("this file system has neither hard links (%v) nor an exclusive rename: %w", err, rerr)
+		return fmt.Errorf("this file system has neither hard links (%v) nor an exclusive rename: %w", err, rerr) //nolint:errorlint // told, not wrapped
 	}
 	return rerr
 }

@@ -18,4 +18,4 @@ func detach(*exec.Cmd, bool) {}
 func signalGroup(p *os.Process, _ bool) { _ = p.Kill() }
 
 // spare: children inherit nothing but their standard files here.
-func spare(*os.File) (*os.File, error) { return nil, nil } //nolint:nilnil // nothing, on purpose
+func spare(*os.File) (*os.File, error) { return nil, nil } // nothing, on purpose

@@ -46,5 +46,5 @@ func spare(r *os.File) (*os.File, error) {
 	if err = errors.Join(cerr, err); err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(dup), r.Name()), nil //nolint:gosec // a descriptor
+	return os.NewFile(uintptr(dup), r.Name()), nil // a descriptor
 }

@@ -59,7 +59,7 @@ func Start(spec Spec) (*Process, error) {
 	if len(spec.Argv) == 0 {
 		return nil, errors.New("no program given")
 	}
-	cmd := exec.Command(spec.Argv[0], spec.Argv[1:]...)
+	cmd := exec.Command(spec.Argv[0], spec.Argv[1:]...) //nolint:noctx // Stop ends it, in an order of its own
 	cmd.Env = append([]string{}, spec.Env...)
 	cmd.Dir = rootDir // the child must not pin the caller's directory
 	detach(cmd, spec.Session)

@@ -52,7 +52,7 @@ const (
 // Encode returns the plaintext of a segment of these packs.
 func Encode(packs []Pack) []byte {
 	le := binary.LittleEndian
-	b := le.AppendUint32(nil, uint32(len(packs))) //nolint:gosec // few
+	b := le.AppendUint32(nil, uint32(len(packs))) // few
 	var recs []byte
 	for i, p := range packs {
 		b = append(b, p.Ref.Session[:]...)
@@ -61,7 +61,7 @@ func Encode(packs []Pack) []byte {
 		b = le.AppendUint32(b, p.Size)
 		for _, e := range p.Entries {
 			recs = append(recs, e.ID[:]...)
-			recs = le.AppendUint32(recs, uint32(i)) //nolint:gosec // few
+			recs = le.AppendUint32(recs, uint32(i)) // few
 			recs = le.AppendUint32(recs, e.Offset)
 			recs = le.AppendUint32(recs, e.Sealed)
 			recs = le.AppendUint32(recs, e.Plain)
@@ -142,7 +142,7 @@ func (t *Table) add(seg []byte) error {
 	for i := start / recSize; i < t.recs.Len(); i++ {
 		p := t.recs.at(i)[32:36]
 		at := base + int(le.Uint32(p))
-		le.PutUint32(p, uint32(at)) //nolint:gosec // few
+		le.PutUint32(p, uint32(at)) // few
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func Merge(tables ...*Table) *Table {
 		m.recs = append(m.recs, t.recs...)
 		for ; start < len(m.recs); start += recSize {
 			p := m.recs[start+32 : start+36]
-			binary.LittleEndian.PutUint32(p, binary.LittleEndian.Uint32(p)+uint32(base)) //nolint:gosec // few
+			binary.LittleEndian.PutUint32(p, binary.LittleEndian.Uint32(p)+uint32(base)) // few
 		}
 	}
 	sort.Sort(m.recs)

@@ -27,12 +27,12 @@ func fill(rng *rand.Rand, b []byte) {
 func randomPacks(rng *rand.Rand, packs, chunks int) []index.Pack {
 	var out []index.Pack
 	for n := range packs {
-		p := index.Pack{Ref: ondisk.PackRef{Seq: uint32(n)}, Size: 60 << 20} //nolint:gosec // small
+		p := index.Pack{Ref: ondisk.PackRef{Seq: uint32(n)}, Size: 60 << 20} // small
 		fill(rng, p.Ref.Session[:])
 		fill(rng, p.Salt[:])
 		off := uint32(40)
 		for range chunks {
-			e := pack.Entry{Kind: ondisk.Kind(1 + rng.IntN(3)), Codec: ondisk.Codec(rng.IntN(2)), Offset: off, Sealed: 28 + rng.Uint32N(100), Plain: rng.Uint32N(ondisk.MaxChunk)} //nolint:gosec // small
+			e := pack.Entry{Kind: ondisk.Kind(1 + rng.IntN(3)), Codec: ondisk.Codec(rng.IntN(2)), Offset: off, Sealed: 28 + rng.Uint32N(100), Plain: rng.Uint32N(ondisk.MaxChunk)} // small
 			fill(rng, e.ID[:])
 			off += e.Sealed
 			p.Entries = append(p.Entries, e)

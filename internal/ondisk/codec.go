@@ -94,5 +94,5 @@ func (d *Decoder) Fixed(n int) []byte {
 
 // Bytes reads a byte string of at most limit bytes, which aliases the input.
 func (d *Decoder) Bytes(limit int) []byte {
-	return d.Fixed(int(d.Uvarint(uint64(limit)))) //nolint:gosec // bounded by limit
+	return d.Fixed(int(d.Uvarint(uint64(limit)))) // bounded by limit
 }

@@ -79,8 +79,8 @@ func AppendEntry(b []byte, e *Entry) []byte {
 	m = AppendUvarint(m, uint64(e.GID))
 	m = AppendUvarint(m, e.Size)
 	sec := e.ModTime.Unix()
-	m = AppendUvarint(m, uint64(sec<<1)^uint64(sec>>63)) //nolint:gosec // zigzag
-	m = AppendUvarint(m, uint64(e.ModTime.Nanosecond())) //nolint:gosec // not negative
+	m = AppendUvarint(m, uint64(sec<<1)^uint64(sec>>63)) // zigzag
+	m = AppendUvarint(m, uint64(e.ModTime.Nanosecond())) // not negative
 	b = appendField(b, tagMeta, m)
 	if e.Target != "" {
 		b = appendField(b, tagTarget, []byte(e.Target))
@@ -150,13 +150,13 @@ func (e *Entry) decodeField(tag uint64, p *Decoder) {
 	switch tag {
 	case tagMeta:
 		e.Type = EntryType(p.Byte())
-		e.Mode = uint32(p.Uvarint(modeMask)) //nolint:gosec // bounded
-		e.UID = uint32(p.Uvarint(1<<32 - 1)) //nolint:gosec // bounded
-		e.GID = uint32(p.Uvarint(1<<32 - 1)) //nolint:gosec // bounded
+		e.Mode = uint32(p.Uvarint(modeMask)) // bounded
+		e.UID = uint32(p.Uvarint(1<<32 - 1)) // bounded
+		e.GID = uint32(p.Uvarint(1<<32 - 1)) // bounded
 		e.Size = p.Uvarint(maxSize)
 		zz := p.Uvarint(1<<64 - 1)             // zigzag
-		sec := int64(zz>>1) ^ -int64(zz&1)     //nolint:gosec // zigzag
-		nsec := int64(p.Uvarint(1e9 - 1))      //nolint:gosec // bounded
+		sec := int64(zz>>1) ^ -int64(zz&1)     // zigzag
+		nsec := int64(p.Uvarint(1e9 - 1))      // bounded
 		e.ModTime = time.Unix(sec, nsec).UTC() // the zone is not stored
 	case tagTarget:
 		e.Target = string(p.Fixed(p.Len()))

@@ -98,7 +98,7 @@ func (d *Decoder) Slice() Slice {
 	case 0:
 	case 1:
 		copy(s.ID[:], d.Fixed(len(s.ID)))
-		s.Off = uint32(d.Uvarint(MaxChunk)) //nolint:gosec // bounded
+		s.Off = uint32(d.Uvarint(MaxChunk)) // bounded
 		if s.ID.IsZero() {
 			d.fail("slice of no chunk")
 		}

@@ -71,8 +71,8 @@ const large = 1 << 20
 
 // Add appends a sealed chunk. Offset and Sealed of e are set by Add.
 func (b *Builder) Add(e Entry, sealed []byte) {
-	e.Offset = uint32(len(b.buf))  //nolint:gosec // below MaxPack
-	e.Sealed = uint32(len(sealed)) //nolint:gosec // below MaxChunk
+	e.Offset = uint32(len(b.buf))  // below MaxPack
+	e.Sealed = uint32(len(sealed)) // below MaxChunk
 	if n := len(b.buf) + len(sealed); n > cap(b.buf) && n > large && n < b.full {
 		b.buf = slices.Grow(b.buf, b.full-len(b.buf))
 	}
@@ -97,7 +97,7 @@ func (b *Builder) Finish(keys *seal.Keys, key string) []byte {
 	}
 	sealed := keys.SealObject(key, f)
 	b.buf = append(b.buf, sealed...)
-	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(sealed))) //nolint:gosec // below MaxFooter
+	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(sealed))) // below MaxFooter
 	return append(b.buf, magic...)
 }
 
@@ -141,16 +141,16 @@ func Parse(keys *seal.Keys, key string, data []byte) (seal.Salt, []Entry, error)
 
 func decodeFooter(plain []byte) ([]Entry, error) {
 	d := ondisk.NewDecoder(plain)
-	n := int(d.Uvarint(ondisk.MaxPackEntries)) //nolint:gosec // bounded
+	n := int(d.Uvarint(ondisk.MaxPackEntries)) // bounded
 	entries := make([]Entry, 0, min(n, d.Len()/36))
 	off := uint64(header)
 	for range n {
 		var e Entry
 		copy(e.ID[:], d.Fixed(len(e.ID)))
 		e.Kind, e.Codec = ondisk.Kind(d.Byte()), ondisk.Codec(d.Byte())
-		e.Offset = uint32(off)                                        //nolint:gosec // checked below
-		e.Sealed = uint32(d.Uvarint(ondisk.MaxChunk + seal.Overhead)) //nolint:gosec // bounded
-		e.Plain = uint32(d.Uvarint(ondisk.MaxChunk))                  //nolint:gosec // bounded
+		e.Offset = uint32(off)                                        // checked below
+		e.Sealed = uint32(d.Uvarint(ondisk.MaxChunk + seal.Overhead)) // bounded
+		e.Plain = uint32(d.Uvarint(ondisk.MaxChunk))                  // bounded
 		if off += uint64(e.Sealed); d.Err() != nil || off > ondisk.MaxPack {
 			break
 		}

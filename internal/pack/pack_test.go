@@ -26,7 +26,7 @@ var salt = seal.Salt{1, 2, 3}
 func keys() *seal.Keys { return seal.NewKeys([32]byte{1}, [16]byte{2}) }
 
 func entry(rng *rand.Rand) pack.Entry {
-	e := pack.Entry{Kind: ondisk.Kind(1 + rng.IntN(3)), Codec: ondisk.Codec(rng.IntN(2)), Plain: rng.Uint32N(ondisk.MaxChunk + 1)} //nolint:gosec // small
+	e := pack.Entry{Kind: ondisk.Kind(1 + rng.IntN(3)), Codec: ondisk.Codec(rng.IntN(2)), Plain: rng.Uint32N(ondisk.MaxChunk + 1)} // small
 	for i := range e.ID {
 		e.ID[i] = byte(rng.Uint32())
 	}
@@ -106,7 +106,7 @@ func forge(k *seal.Keys, chunks, footer []byte) []byte {
 	data := append(append([]byte("PROTPAK\x00"), salt[:]...), chunks...)
 	sealed := k.SealObject(key, footer)
 	data = append(data, sealed...)
-	data = binary.LittleEndian.AppendUint32(data, uint32(len(sealed))) //nolint:gosec // small
+	data = binary.LittleEndian.AppendUint32(data, uint32(len(sealed))) // small
 	return append(data, "PROTPAK\x00"...)
 }
 

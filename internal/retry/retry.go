@@ -89,7 +89,7 @@ func Do(ctx context.Context, p Policy, op func(context.Context) error) error {
 			p.Notify(err, wait)
 		}
 	}
-	b := backoff.WithContext(backoff.WithMaxRetries(exp, uint64(p.Attempts-1)), ctx) //nolint:gosec // a small constant
+	b := backoff.WithContext(backoff.WithMaxRetries(exp, uint64(p.Attempts-1)), ctx) // a small constant
 	err := backoff.RetryNotify(try, b, notify)
 	if err == nil {
 		return nil

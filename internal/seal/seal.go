@@ -101,7 +101,7 @@ func (k *Keys) NodeSeed() uint64 {
 // since a tenant can guess the nodes of a simple tree: a file with such content
 // must not be mistaken for the node, nor take its place in the index.
 func (k *Keys) ChunkID(kind ondisk.Kind, plain []byte) ondisk.ID {
-	h := k.hashers.Get().(*blake3.Hasher) //nolint:forcetypeassert // our own pool
+	h := k.hashers.Get().(*blake3.Hasher) // our own pool
 	h.Reset()
 	_, _ = h.Write(plain)              // cannot fail
 	_, _ = h.Write([]byte{byte(kind)}) // cannot fail

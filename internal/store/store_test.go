@@ -87,7 +87,10 @@ func TestList(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v", got)
 	}
-	for o := range s.List(t.Context(), "p/") {
+	for o, err := range s.List(t.Context(), "p/") {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if o.Key != "p/000" {
 			t.Errorf("goes on with %s", o.Key)
 		}

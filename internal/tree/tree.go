@@ -90,7 +90,7 @@ func (b *Builder) add(h int, key, value []byte) error {
 	} else {
 		shared = sharedPrefix(l.prev, key)
 	}
-	l.buf = ondisk.AppendUvarint(l.buf, uint64(shared)) //nolint:gosec // not negative
+	l.buf = ondisk.AppendUvarint(l.buf, uint64(shared)) // not negative
 	l.buf = ondisk.AppendBytes(l.buf, key[shared:])
 	l.buf = ondisk.AppendBytes(l.buf, value)
 	l.prev = append(l.prev[:0], key...)
@@ -106,7 +106,7 @@ func (b *Builder) flush(h int) error {
 	l := &b.levels[h]
 	node := make([]byte, 0, len(l.buf)+8)
 	node = append(node, byte(h))
-	node = ondisk.AppendUvarint(node, uint64(l.n)) //nolint:gosec // not negative
+	node = ondisk.AppendUvarint(node, uint64(l.n)) // not negative
 	node = append(node, l.buf...)
 	if len(node) > ondisk.MaxNode {
 		return fmt.Errorf("tree: a record of %d bytes is too large", len(l.buf))
@@ -132,7 +132,7 @@ func (b *Builder) Finish() (ondisk.Root, error) {
 			// The only child of the top level is the root itself.
 			d := ondisk.NewDecoder(l.buf)
 			_, _, _ = d.Uvarint(0), d.Bytes(ondisk.MaxNode), d.Uvarint(32)
-			root := ondisk.Root{Height: uint8(h - 1)} //nolint:gosec // below MaxTreeHeight
+			root := ondisk.Root{Height: uint8(h - 1)} // below MaxTreeHeight
 			copy(root.ID[:], d.Fixed(32))
 			return root, d.Done()
 		}
@@ -198,12 +198,12 @@ func (t *Tree) node(ctx context.Context, id ondisk.ID, height int, in bounds) ([
 	if int(d.Byte()) != height {
 		d.Fail("node height")
 	}
-	n := int(d.Uvarint(ondisk.MaxNode)) //nolint:gosec // bounded
+	n := int(d.Uvarint(ondisk.MaxNode)) // bounded
 	recs := make([]Record, 0, min(n, d.Len()/3))
 	var prev []byte
 	total := 0 // bytes of keys
 	for i := range n {
-		shared := int(d.Uvarint(uint64(len(prev)))) //nolint:gosec // bounded
+		shared := int(d.Uvarint(uint64(len(prev)))) // bounded
 		suffix := d.Bytes(ondisk.MaxPath)
 		value := d.Bytes(ondisk.MaxNode)
 		if d.Err() != nil {

@@ -222,7 +222,7 @@ func node(height byte, recs ...tree.Record) []byte {
 		for shared < min(len(prev), len(r.Key)) && prev[shared] == r.Key[shared] {
 			shared++
 		}
-		b = ondisk.AppendUvarint(b, uint64(shared)) //nolint:gosec // not negative
+		b = ondisk.AppendUvarint(b, uint64(shared)) // not negative
 		b = ondisk.AppendBytes(ondisk.AppendBytes(b, r.Key[shared:]), r.Value)
 		prev = r.Key
 	}
@@ -294,7 +294,7 @@ func TestBomb(t *testing.T) {
 				shared, suffix = shared+1, suffix[1:]
 			}
 		}
-		b = ondisk.AppendBytes(ondisk.AppendBytes(ondisk.AppendUvarint(b, uint64(shared)), suffix), "") //nolint:gosec // not negative
+		b = ondisk.AppendBytes(ondisk.AppendBytes(ondisk.AppendUvarint(b, uint64(shared)), suffix), "") // not negative
 		prev = i
 	}
 	if len(b) > ondisk.MaxNode {

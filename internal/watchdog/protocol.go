@@ -86,7 +86,7 @@ type reply struct {
 }
 
 // codes are the errors that cross the pipe with their meaning.
-var codes = map[string]error{
+var codes = map[string]error{ //nolint:gochecknoglobals // a table that is only read
 	"busy":        ErrBusy,
 	"lost":        ErrLost,
 	"unsupported": ErrUnsupported,

@@ -147,7 +147,7 @@ func (b *bucket) NewRangeReader(ctx context.Context, key string, offset, length 
 
 // reader reads a range of an object. ctx is that of the stream.
 type reader struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // that of NewRangeReader, for its Read
 	f     *os.File
 	r     *io.SectionReader
 	attrs driver.ReaderAttributes

@@ -45,7 +45,7 @@ func (b *bucket) ListPaged(ctx context.Context, opts *driver.ListOptions) (*driv
 	base := opts.Prefix[:strings.LastIndexByte(opts.Prefix, '/')+1]
 	dir, err := dirName(base)
 	if err != nil {
-		return l.page, nil // no key can be that long
+		return l.page, nil //nolint:nilerr // no key can be that long
 	}
 	if _, err := l.enter(b.root, dir, base); err != nil {
 		return nil, fmt.Errorf("dirbucket: list: %w", err)
@@ -55,7 +55,7 @@ func (b *bucket) ListPaged(ctx context.Context, opts *driver.ListOptions) (*driv
 
 // lister walks the tree in the order of keys.
 type lister struct {
-	ctx                  context.Context // of one call
+	ctx                  context.Context //nolint:containedctx // lives for one call
 	prefix, delim, token string
 	limit                int
 	page                 *driver.ListPage
@@ -112,7 +112,7 @@ func (l *lister) read(dir *os.Root, base string) ([]entry, error) {
 				entries = append(entries, e)
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -267,7 +267,7 @@ func isObject(ctx context.Context, root *os.Root, e entry) (bool, error) {
 				return some, err
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return false, nil
 		}
 		if err = errors.Join(err, ctx.Err()); err != nil {

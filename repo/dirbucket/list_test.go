@@ -4,6 +4,7 @@ package dirbucket_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"math/rand/v2"
@@ -20,7 +21,7 @@ func all(ctx context.Context, b *blob.Bucket, opts *blob.ListOptions) iter.Seq2[
 		it := b.List(opts)
 		for {
 			o, err := it.Next(ctx)
-			if err == io.EOF || !yield(o, err) || err != nil {
+			if errors.Is(err, io.EOF) || !yield(o, err) || err != nil {
 				return
 			}
 		}
@@ -122,7 +123,7 @@ func TestListCancelled(t *testing.T) {
 	write(t, b, "a/b", nil, plain)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := b.List(nil).Next(ctx); err == nil || err == io.EOF {
+	if _, err := b.List(nil).Next(ctx); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("list with a cancelled context: %v", err)
 	}
 }

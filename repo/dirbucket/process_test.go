@@ -84,7 +84,7 @@ func startChild(t *testing.T, args ...any) *child {
 // nothing: in memory where there is such a file system.
 func scratch(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "dirbucket")
+	dir, err := os.MkdirTemp("/dev/shm", "dirbucket") //nolint:usetesting // it has to be on that file system
 	if err != nil {
 		return t.TempDir()
 	}

@@ -13,7 +13,7 @@ import (
 
 // writer writes one object. ctx is that of the stream.
 type writer struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // that of NewTypedWriter decides in Close
 	f     *durable.File
 	name  string
 	once  bool

@@ -113,7 +113,7 @@ func (d *drv) NewRangeReader(ctx context.Context, key string, offset, length int
 
 // reader delivers rest and then err, or io.EOF. ctx is that of the stream.
 type reader struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // that of the constructor decides later
 	b     *Bucket
 	rest  []byte
 	err   error
@@ -169,7 +169,7 @@ func (d *drv) NewTypedWriter(ctx context.Context, key, contentType string, opts 
 // writer collects an object and puts it when it is closed. ctx is that of the
 // stream.
 type writer struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // that of the constructor decides later
 	b     *Bucket
 	op    Op
 	attrs driver.Attributes

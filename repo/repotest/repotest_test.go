@@ -191,7 +191,7 @@ func TestCalls(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := it.Next(ctx); err != io.EOF {
+	if _, err := it.Next(ctx); !errors.Is(err, io.EOF) {
 		t.Errorf("end of the list: %v", err)
 	}
 	done, cancel := context.WithCancel(ctx)

@@ -29,7 +29,7 @@ func fileID(info fs.FileInfo) any {
 	if !ok || info.IsDir() || s.Nlink < 2 {
 		return nil
 	}
-	return [2]uint64{uint64(s.Dev), s.Ino} //nolint:gosec,unconvert // types differ between systems
+	return [2]uint64{uint64(s.Dev), s.Ino} //nolint:unconvert // types differ between systems
 }
 
 // xattrs returns the user.* attributes of a file.

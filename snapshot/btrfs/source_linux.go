@@ -62,7 +62,7 @@ func resolve(ctx context.Context, store *snapdir.Store, volume string) (_ *sourc
 		return nil, err
 	}
 	s := &source{volume: volume, inode: st.Ino}
-	if err := s.findRoot(real, uint64(st.Dev)); err != nil {
+	if err := s.findRoot(real, uint64(st.Dev)); err != nil { //nolint:unconvert // types differ between systems
 		return nil, err
 	}
 	if err := s.verify(); err != nil {
@@ -109,7 +109,7 @@ func (s *source) findRoot(path string, device uint64) error {
 		}
 		var st unix.Stat_t
 		err = unix.Fstat(int(f.Fd()), &st)
-		if err == nil && uint64(st.Dev) == device && st.Ino == rootInode {
+		if err == nil && uint64(st.Dev) == device && st.Ino == rootInode { //nolint:unconvert // types differ between systems
 			s.subvol, s.id = f, identity{device, st.Ino}
 			s.rel, err = filepath.Rel(dir, path)
 			return err
@@ -118,7 +118,7 @@ func (s *source) findRoot(path string, device uint64) error {
 		if err != nil {
 			return err
 		}
-		if uint64(st.Dev) != device || dir == filepath.Dir(dir) {
+		if uint64(st.Dev) != device || dir == filepath.Dir(dir) { //nolint:unconvert // types differ between systems
 			return fmt.Errorf("the root of the volume's subvolume cannot be reached from it, it is mounted elsewhere: %w", errors.ErrUnsupported)
 		}
 	}

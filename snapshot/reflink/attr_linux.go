@@ -53,7 +53,7 @@ func readXattrs(fd int) ([]xattr, error) {
 		return nil, err
 	}
 	var attrs []xattr
-	for _, name := range bytes.Split(bytes.TrimSuffix(list, []byte{0}), []byte{0}) {
+	for name := range bytes.SplitSeq(bytes.TrimSuffix(list, []byte{0}), []byte{0}) {
 		if !bytes.HasPrefix(name, []byte("user.")) {
 			continue
 		}

@@ -63,7 +63,7 @@ func dirOf(tb testing.TB, s driver.Snapshot) string {
 type entry struct {
 	Mode     fs.FileMode
 	ModTime  int64
-	Uid, Gid uint32
+	UID, GID uint32
 	Links    uint64
 	Data     string
 	Xattr    string
@@ -82,14 +82,14 @@ func scan(tb testing.TB, dir string) map[string]entry {
 			return err
 		}
 		st := fi.Sys().(*syscall.Stat_t)
-		e := entry{Mode: fi.Mode(), ModTime: fi.ModTime().UnixNano(), Uid: st.Uid, Gid: st.Gid}
+		e := entry{Mode: fi.Mode(), ModTime: fi.ModTime().UnixNano(), UID: st.Uid, GID: st.Gid}
 		switch {
 		case fi.Mode().IsRegular():
 			b, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
-			e.Data, e.Links = string(b), uint64(st.Nlink)
+			e.Data, e.Links = string(b), uint64(st.Nlink) //nolint:unconvert // types differ between systems
 		case fi.Mode()&fs.ModeSymlink != 0:
 			if e.Data, err = os.Readlink(path); err != nil {
 				return err
@@ -221,7 +221,7 @@ func TestMethods(t *testing.T) {
 }
 
 func filled(t *testing.T, base string) string {
-	vol, err := os.MkdirTemp(base, "volume")
+	vol, err := os.MkdirTemp(base, "volume") //nolint:usetesting // it has to be on that file system
 	must(t, err)
 	fill(t, vol)
 	return vol
@@ -229,10 +229,10 @@ func filled(t *testing.T, base string) string {
 
 func runSuite(t *testing.T, volumes, snapshots string) {
 	snapshottest.Run(t, func(t *testing.T) snapshottest.Harness {
-		dir, err := os.MkdirTemp(snapshots, "snapshots")
+		dir, err := os.MkdirTemp(snapshots, "snapshots") //nolint:usetesting // it has to be on that file system
 		must(t, err)
 		return harness(t, dir, func() string {
-			vol, err := os.MkdirTemp(volumes, "volume")
+			vol, err := os.MkdirTemp(volumes, "volume") //nolint:usetesting // it has to be on that file system
 			must(t, err)
 			return vol
 		}, nil)
@@ -245,7 +245,7 @@ func testMethod(t *testing.T, volumes, snapshots string, opts *reflink.Options, 
 	t.Helper()
 	vol := filled(t, volumes)
 	sparse(t, vol+"/sparse")
-	dir, err := os.MkdirTemp(snapshots, "snapshots")
+	dir, err := os.MkdirTemp(snapshots, "snapshots") //nolint:usetesting // it has to be on that file system
 	must(t, err)
 	s, path := take(t, dir, vol, opts)
 	if got := s.Info().Method; got != want {

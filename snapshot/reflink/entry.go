@@ -13,9 +13,6 @@ import (
 	"time"
 )
 
-// zeroTime leaves a file's time alone.
-var zeroTime time.Time
-
 // changes bounds how often an entry may turn into something else while it is
 // opened.
 const changes = 10
@@ -143,7 +140,7 @@ func (c *cloner) file(d *dir, name, rel string, fi fs.FileInfo) error {
 	}
 	err = errors.Join(err, dst.Close())
 	if err == nil {
-		err = d.to.Chtimes(name, zeroTime, attrs.modTime)
+		err = d.to.Chtimes(name, time.Time{}, attrs.modTime)
 	}
 	c.files.Add(1)
 	c.bytes.Add(now.Size())

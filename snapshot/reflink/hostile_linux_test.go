@@ -26,7 +26,7 @@ import (
 // runAs runs one test of this binary in a process of the user uid.
 func runAs(t *testing.T, uid uint32, test string) {
 	t.Helper()
-	tmp, err := os.MkdirTemp("", "reflink-as")
+	tmp, err := os.MkdirTemp("", "reflink-as") //nolint:usetesting // it has to be on that file system
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(tmp)) })
 	must(t, os.Chmod(tmp, 0o777))

@@ -18,7 +18,7 @@ func identify(fi fs.FileInfo) identity {
 	if !ok {
 		return identity{}
 	}
-	return identity{device: uint64(st.Dev), inode: uint64(st.Ino), links: uint64(st.Nlink)}
+	return identity{device: uint64(st.Dev), inode: uint64(st.Ino), links: uint64(st.Nlink)} //nolint:unconvert // types differ between systems
 }
 
 // openFiles counts the descriptors that this process has of each file.
@@ -37,7 +37,7 @@ func openFiles() map[fileKey]int {
 		}
 		var st syscall.Stat_t
 		if err := syscall.Fstat(fd, &st); err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG {
-			open[fileKey{uint64(st.Dev), uint64(st.Ino)}]++
+			open[fileKey{uint64(st.Dev), uint64(st.Ino)}]++ //nolint:unconvert // types differ between systems
 		}
 	}
 	return open

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/stillpoint-go/protect/snapshot/internal/snapdir"
 )
@@ -276,7 +277,7 @@ func (c *cloner) finishDirs() error {
 		err = d.apply(f)
 		f.Close()
 		if err == nil {
-			err = c.to.Chtimes(d.rel, zeroTime, d.modTime)
+			err = c.to.Chtimes(d.rel, time.Time{}, d.modTime)
 		}
 		if err != nil {
 			return fmt.Errorf("%q: %w", d.rel, err)

@@ -115,6 +115,7 @@ type suite struct {
 	h Harness
 }
 
+//nolint:gochecknoglobals // what makes identifiers unique belongs to the process
 var (
 	process = fmt.Sprintf("%x-%x", os.Getpid(), time.Now().UnixNano())
 	counter atomic.Int64

@@ -105,11 +105,8 @@ func (s *Store) Remove(c Claim) error {
 	if err := os.Remove(c.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for p := filepath.Dir(c.Path); p != s.dir; p = filepath.Dir(p) {
-		// It fails if the folder is not empty, and that is what ends it.
-		if os.Remove(p) != nil {
-			break
-		}
+	// It fails if the folder is not empty, and that is what ends it.
+	for p := filepath.Dir(c.Path); p != s.dir && os.Remove(p) == nil; p = filepath.Dir(p) {
 	}
 	return nil
 }
