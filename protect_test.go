@@ -287,27 +287,6 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-func TestSnapshotVanishes(t *testing.T) {
-	w := newWorld(t, nil)
-	stolen := 0
-	events := &protect.Events{PhaseBegin: func(ctx context.Context, i protect.PhaseInfo) context.Context {
-		if i.Phase == protect.PhaseUpload && stolen == 0 {
-			stolen++
-			if err := snapshot.NewProvider(w.fake.Provider(), nil).Sweep(ctx, "p"); err != nil {
-				t.Error(err)
-			}
-		}
-		return ctx
-	}}
-	p := w.start(t, &process{events: events})
-	if _, err := p.Run(t.Context(), p.app, "one"); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want("v2"), content(t, p.repository, "one")); diff != "" || stolen != 1 {
-		t.Errorf("stolen %d times, content (-want +got):\n%s", stolen, diff)
-	}
-}
-
 // TestEvents checks what an embedder hears of a Run whose first upload fails.
 func TestEvents(t *testing.T) {
 	w := newWorld(t, nil)
