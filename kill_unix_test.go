@@ -118,6 +118,10 @@ func ask(verb, socket string) int {
 
 const killWindow = 5 * time.Second
 
+// quick is for processes that are built with the race detector, which otherwise
+// sleeps for a second when they end.
+var quick = []string{"GORACE=atexit_sleep_ms=0"}
+
 // open returns a Protector and the application below base, as each process
 // sets them up.
 func open(ctx context.Context, base string) (*protect.Protector, *repo.Repository, protect.Application, error) {
@@ -146,7 +150,7 @@ func open(ctx context.Context, base string) (*protect.Protector, *repo.Repositor
 		return nil, nil, app, err
 	}
 	socket := filepath.Join(base, "app.sock")
-	pair, err := command.NewPair([]string{exe, "ask", "freeze", socket}, []string{exe, "ask", "thaw", socket}, &command.Options{Helper: []string{exe}})
+	pair, err := command.NewPair([]string{exe, "ask", "freeze", socket}, []string{exe, "ask", "thaw", socket}, &command.Options{Helper: []string{exe}, Env: quick})
 	if err != nil {
 		return nil, nil, app, err
 	}
@@ -268,6 +272,7 @@ func killRun(t *testing.T, base, id string, after time.Duration, g *generations)
 		t.Fatal(err)
 	}
 	c := exec.CommandContext(t.Context(), exe, "victim", base, id)
+	c.Env = append(os.Environ(), quick...)
 	var stderr strings.Builder
 	c.Stderr = &stderr
 	out, err := c.StdoutPipe()
