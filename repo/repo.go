@@ -39,8 +39,8 @@
 //
 // # Memory
 //
-// A session holds up to four packs and a few chunks for each processor, up to
-// 250 MiB of live heap (see TestMemoryOfFiles), plus 50 bytes
+// A session holds up to four packs and a few chunks for each processor, about
+// 190 MiB of live heap (see TestMemoryOfFiles), plus 50 bytes
 // for each chunk of the repository and 33 for each new one. The garbage
 // collector lets a process grow to twice its live heap, unless it sets
 // debug.SetMemoryLimit.
