@@ -5,6 +5,8 @@ package protect_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stillpoint-go/protect"
 	"github.com/stillpoint-go/protect/hooks"
@@ -68,6 +70,26 @@ func TestLevel(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOverrun thaws so slowly that the window is over, although all members
+// say that they held.
+func TestOverrun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		p := w.start(t, &process{
+			traits:   hooks.Traits{Release: hooks.Session, Scope: hooks.Application},
+			stubborn: true,
+			faults:   []hookstest.Fault{{Op: hookstest.Thaw, Kind: hookstest.Late, Delay: 10500 * time.Millisecond}},
+		})
+		rp, err := p.Run(t.Context(), p.app, "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rp.Level != protect.CrashGroup || len(rp.Doubts) == 0 || rp.Frozen <= p.app.Window {
+			t.Errorf("level %s, frozen for %v, doubts %q", rp.Level, rp.Frozen, rp.Doubts)
+		}
+	})
 }
 
 // only keeps the members with these numbers.

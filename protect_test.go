@@ -88,6 +88,7 @@ type process struct {
 	bucket     *repotest.Bucket // nil: that of the world
 	hooks      hookstest.Process
 	faults     []hookstest.Fault // of the second member
+	stubborn   bool              // its targets do not thaw by themselves
 	traits     hooks.Traits
 	events     *protect.Events
 }
@@ -120,7 +121,7 @@ func (w *world) start(t *testing.T, p *process) *process {
 		p.app.Volumes = append(p.app.Volumes, protect.Volume{Name: fmt.Sprintf("data-%d", i), ID: volumeID(i)})
 	}
 	for i, target := range w.targets {
-		opts := &hookstest.ScriptedOptions{Traits: p.traits, SelfThaw: true, Process: &p.hooks, Evidence: hooks.Evidence{"at": {byte('0' + i)}}}
+		opts := &hookstest.ScriptedOptions{Traits: p.traits, SelfThaw: !p.stubborn, Process: &p.hooks, Evidence: hooks.Evidence{"at": {byte('0' + i)}}}
 		if i == 1 {
 			opts.Faults = p.faults
 		}
