@@ -184,6 +184,9 @@ func TestRun(t *testing.T) {
 	if left := w.fake.Snapshots(); len(left) > 0 {
 		t.Errorf("snapshots are left: %v", left)
 	}
+	if n := w.fake.InUse(); n > 0 {
+		t.Errorf("%d directories are still in use", n)
+	}
 	w.write(t, "v3")
 	again, err := p.Run(t.Context(), p.app, "one")
 	if err != nil || !again.Time.Equal(rp.Time) {
