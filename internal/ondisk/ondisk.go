@@ -136,6 +136,13 @@ const (
 	PackPrefix    = "pack/"
 	IndexPrefix   = "index/"
 	PointPrefix   = "point/"
+	ForgetPrefix  = "forget/"
+	HoldPrefix    = "hold/"
+	ClosedPrefix  = "closed/"
+	CondemnPrefix = "condemn/"
+	ResumePrefix  = "resume/"
+	LedgerPrefix  = "ledger/"
+	EpochPrefix   = "epoch/"
 )
 
 // ParseID parses what ID.String prints.
