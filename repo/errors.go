@@ -23,6 +23,11 @@ var (
 	// commit: the recovery point may be there, now or later. Writing it again
 	// under the same ID resolves this.
 	ErrAmbiguous = errors.New("outcome of the commit is unknown")
+
+	// ErrFenced reports that a collector gave up waiting for the session, and
+	// that it will never commit. Nothing is lost: a new session under the same
+	// ID takes up what this one stored.
+	ErrFenced = errors.New("the session was given up by a collector")
 )
 
 // CorruptError says what is damaged. It matches ErrCorrupt.

@@ -244,7 +244,7 @@ func TestFormats(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	key := r.pointKey("p")
+	key := attempt{Name: r.keys.PointName("p")}.Key()
 	set(key, r.keys.SealObject(key, []byte(`{"version":1}`)))
 	if _, err := r.Point(t.Context(), "p"); !errors.Is(err, ErrFormat) {
 		t.Errorf("record: %v", err)
@@ -258,24 +258,25 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-func FuzzDecodePoint(f *testing.F) {
+func FuzzDecodeRecord(f *testing.F) {
 	p := &Point{
-		ID: "id", Name: "name", Level: "level", session: [16]byte{1}, segments: 2, Labels: map[string]string{"k": "v"},
+		ID: "id", Name: "name", Level: "level", session: [16]byte{1}, seq: 2, Labels: map[string]string{"k": "v"},
 		Volumes: []Volume{{Name: "a", Files: 1}, {Name: "b", root: ondisk.Root{ID: ondisk.ID{1}, Height: 3}}},
 	}
-	good, err := p.encode()
+	good, err := p.encode(nil)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good)
 	f.Add([]byte(`{"version":0,"id":"x","session":"00000000000000000000000000000000","roots":[],"volumes":[]}`))
-	f.Add([]byte(`{"version":0,"id":"x","session":"00000000000000000000000000000000","segments":9999999,"roots":[{"id":"zz"}],"volumes":[{"name":".."}]}`))
+	f.Add([]byte(`{"version":0,"fence":{"reason":"stale"}}`))
+	f.Add([]byte(`{"version":0,"id":"x","session":"00000000000000000000000000000000","seq":18446744073709551615,"roots":[{"id":"zz"}],"volumes":[{"name":".."}]}`))
 	f.Fuzz(func(t *testing.T, plain []byte) {
-		p, err := decodePoint("key", plain)
-		if err != nil {
+		p, err := decodeRecord(plain)
+		if err != nil || p == nil {
 			return
 		}
-		if checkID(p.ID) != nil || p.segments < 0 || p.segments > maxSegments {
+		if checkID(p.ID) != nil {
 			t.Fatalf("decoded %+v", p)
 		}
 		seen := map[string]bool{}
@@ -285,11 +286,11 @@ func FuzzDecodePoint(f *testing.F) {
 			}
 			seen[v.Name] = true
 		}
-		again, err := p.encode()
+		again, err := p.encode(nil)
 		if err != nil {
 			return // a time that JSON cannot say
 		}
-		p2, err := decodePoint("key", again)
+		p2, err := decodeRecord(again)
 		if err != nil {
 			t.Fatalf("%s: %v", again, err)
 		}

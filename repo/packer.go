@@ -27,6 +27,7 @@ const (
 type packer struct {
 	r       *Repository
 	session [16]byte
+	usable  func(ondisk.ID) bool // whether the repository has a chunk that we may refer to
 	salt    seal.Salt
 	chunks  *seal.Chunks
 
@@ -44,12 +45,12 @@ type packer struct {
 		next  uint32                 // number of the next pack
 		free  [][]byte               // buffers of packs
 	}
-	fresh, stored, count atomic.Int64
+	fresh, stored, count, packs atomic.Int64
 }
 
-func newPacker(ctx context.Context, r *Repository, session [16]byte) *packer {
+func newPacker(ctx context.Context, r *Repository, session [16]byte, usable func(ondisk.ID) bool) *packer {
 	p := &packer{
-		r: r, session: session, salt: seal.NewSalt(),
+		r: r, session: session, usable: usable, salt: seal.NewSalt(),
 		helper: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		upload: make(chan struct{}, uploads),
 	}
@@ -105,8 +106,7 @@ func (p *packer) claim(id ondisk.ID) bool {
 	if seen {
 		return false
 	}
-	_, stored := p.r.find(id)
-	return !stored
+	return !p.usable(id)
 }
 
 // add compresses, seals and verifies a chunk and appends it to a pack.
@@ -184,6 +184,7 @@ func (p *packer) store(b *pack.Builder) error {
 			return
 		}
 		p.stored.Add(int64(len(data)))
+		p.packs.Add(1)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.mu.packs = append(p.mu.packs, index.Pack{Ref: ref, Salt: p.salt, Size: uint32(len(data)), Entries: b.Entries()}) // below MaxPack
@@ -193,8 +194,8 @@ func (p *packer) store(b *pack.Builder) error {
 }
 
 // finish stores the packs that are still open, and then the index segments of
-// the session, whose number it returns. Nobody puts chunks any more.
-func (p *packer) finish() (int, error) {
+// the session. Nobody puts chunks any more.
+func (p *packer) finish() error {
 	p.wg.Wait() // helpers append to the open packs
 	for i, b := range p.mu.open {
 		if b == nil {
@@ -202,17 +203,17 @@ func (p *packer) finish() (int, error) {
 		}
 		p.mu.open[i] = nil
 		if err := p.store(b); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	p.wg.Wait()
 	if err := context.Cause(p.ctx); err != nil {
-		return 0, err
+		return err
 	}
 	return p.storeIndex()
 }
 
-func (p *packer) storeIndex() (int, error) {
+func (p *packer) storeIndex() error {
 	n := 0
 	for rest := p.mu.packs; len(rest) > 0; n++ {
 		take, chunks := 0, 0
@@ -226,12 +227,12 @@ func (p *packer) storeIndex() (int, error) {
 		key := segmentKey(p.session, n)
 		obj := p.r.keys.SealObject(key, index.Encode(rest[:take]))
 		if err := p.r.store.Put(p.ctx, key, obj); err != nil {
-			return 0, err
+			return err
 		}
 		p.stored.Add(int64(len(obj)))
 		rest = rest[take:]
 	}
-	return n, nil
+	return nil
 }
 
 // close ends what is still running.

@@ -91,13 +91,15 @@ type Repository struct {
 	// refreshing holds a token while somebody reads what others have committed.
 	// Two at once could put an older view in place of a newer one.
 	refreshing chan struct{}
+	sets       sets
 	// buffers holds the *buffers in which chunks are encoded.
 	buffers sync.Pool
 
 	mu struct {
 		sync.Mutex
-		points map[string]*Point // by object key
-		tables []*index.Table    // segments of the points
+		records map[attempt]*Point // what commit keys hold; nil is a fence
+		tables  []*index.Table
+		merged  map[string]bool // segments that are in tables
 	}
 }
 
@@ -173,7 +175,7 @@ func newRepository(bucket *blob.Bucket, opts *Options) *Repository {
 	r.store = store.New(bucket, retry.Policy{Attempts: o.Attempts, Notify: r.logRetry})
 	r.loader = newLoader(r, o.CacheBytes)
 	r.buffers.New = func() any { return new(buffers) }
-	r.mu.points = map[string]*Point{}
+	r.forgetAll()
 	return r
 }
 
@@ -183,8 +185,13 @@ func (r *Repository) fresh() *Repository {
 	f.refreshing = make(chan struct{}, 1)
 	f.loader = newLoader(f, r.loader.limit)
 	f.buffers.New = r.buffers.New
-	f.mu.points = map[string]*Point{}
+	f.forgetAll()
 	return f
+}
+
+// forgetAll makes a repository that remembers nothing.
+func (r *Repository) forgetAll() {
+	r.mu.records, r.mu.merged = map[attempt]*Point{}, map[string]bool{}
 }
 
 const sealedOverhead = seal.ObjectOverhead

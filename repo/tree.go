@@ -94,7 +94,7 @@ func (r *Repository) Tree(ctx context.Context, p *Point, volume string) (*Tree, 
 			continue
 		}
 		// Damage elsewhere in the repository must not keep us from reading.
-		if _, err := r.refresh(ctx); err != nil && !errors.Is(err, ErrCorrupt) {
+		if err := r.refresh(ctx); err != nil && !errors.Is(err, ErrCorrupt) {
 			return nil, fmt.Errorf("repo: volume %q: %w", volume, err)
 		}
 		return &Tree{r: r, t: tree.New(v.root, r.loader.node(ondisk.KindTree))}, nil

@@ -154,7 +154,7 @@ func (t *treeWriter) takeSmall(j *job) error {
 	if err != nil {
 		return err
 	}
-	if old != nil && old.Hash == j.entry.Hash && old.Size == j.entry.Size && t.w.usable(old.Extents) {
+	if old != nil && old.Hash == j.entry.Hash && old.Size == j.entry.Size && t.w.reusable(old.Extents) {
 		j.entry.Extents = old.Extents
 		t.w.dropSmall(j)
 		return t.group.pass(j)
@@ -195,8 +195,8 @@ func (t *treeWriter) abandon(err error) error {
 	return nil
 }
 
-// usable reports whether all slices lie within chunks of the repository.
-func (w *Writer) usable(slices []ondisk.Slice) bool {
+// reusable reports whether all slices lie within chunks of the repository.
+func (w *Writer) reusable(slices []ondisk.Slice) bool {
 	for _, s := range slices {
 		if s.ID.IsZero() {
 			continue

@@ -26,12 +26,13 @@ type Usage struct {
 // Usage counts the points and objects. It reads metadata only. Damaged
 // recovery points are not counted; Verify finds them.
 func (r *Repository) Usage(ctx context.Context) (*Usage, error) {
-	points, err := r.refresh(ctx)
+	all, err := r.readRoots(ctx, "")
 	if err != nil && !errors.Is(err, ErrCorrupt) {
 		return nil, fmt.Errorf("repo: usage: %w", err)
 	}
-	u := &Usage{Points: len(points)}
-	for _, p := range points {
+	u := &Usage{}
+	for _, p := range all.live() {
+		u.Points++
 		u.Bytes += p.Stats.Bytes
 		u.Chunks += p.Stats.Chunks
 	}

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -96,44 +99,21 @@ func (v *verifier) run(ctx context.Context) error {
 	if err := v.list(ctx); err != nil {
 		return err
 	}
-	points, err := v.r.refresh(ctx)
-	for _, err := range flatten(err) {
+	all, rerr := v.r.readRoots(ctx, "")
+	condemned, cerr := v.r.readCondemned(ctx)
+	for _, err := range flatten(errors.Join(rerr, cerr, v.r.refresh(ctx))) {
 		if !errors.Is(err, ErrCorrupt) {
 			return err
 		}
 		v.found(err)
 	}
-	if err := v.withoutIndex(ctx, points); err != nil {
-		return err
-	}
 	if err := v.all(ctx); err != nil {
 		return err
 	}
-	v.checkIndex()
+	v.checkIndex(condemned)
+	points := slices.SortedFunc(maps.Values(maps.Collect(all.live())), func(a, b *Point) int { return strings.Compare(a.ID, b.ID) })
 	v.report.Points = len(points)
 	return v.checkPoints(ctx, points)
-}
-
-// withoutIndex names the points that damage to the index takes away: all but
-// those that are usable.
-func (v *verifier) withoutIndex(ctx context.Context, usable map[string]*Point) error {
-	if len(v.damage) == 0 {
-		return nil
-	}
-	all, err := v.r.listPoints(ctx)
-	if err != nil && !errors.Is(err, ErrCorrupt) {
-		return err
-	}
-	for _, d := range v.damage {
-		for key, p := range all {
-			if usable[key] == nil && p.owns(d.Object) {
-				for _, vol := range p.Volumes {
-					d.affects(path.Join(p.ID + ": " + vol.Name))
-				}
-			}
-		}
-	}
-	return nil
 }
 
 // affects adds to what cannot be restored.
@@ -229,9 +209,17 @@ func (v *verifier) checkOf(key string) func(context.Context, string) error {
 		return sealed(ondisk.MaxRecord)
 	case prefix == ondisk.PointPrefix:
 		return func(ctx context.Context, key string) error {
-			_, err := v.r.fetchPoint(ctx, key)
+			a, err := ondisk.ParseAttempt(strings.TrimPrefix(key, ondisk.PointPrefix))
+			if err != nil {
+				return corrupt(key, err)
+			}
+			_, err = v.r.fetchRecord(ctx, a, time.Time{})
 			return err
 		}
+	case prefix == ondisk.ForgetPrefix || prefix == ondisk.HoldPrefix:
+		return sealed(ondisk.MaxHeader)
+	case prefix == ondisk.ClosedPrefix || prefix == ondisk.CondemnPrefix:
+		return sealed(ondisk.MaxSet)
 	case prefix == ondisk.IndexPrefix:
 		return func(ctx context.Context, key string) error {
 			_, err := v.r.getSegment(ctx, key)
@@ -283,13 +271,16 @@ func (v *verifier) checkPack(ctx context.Context, key string) error {
 }
 
 // checkIndex compares the packs that the index knows with those that are
-// there.
-func (v *verifier) checkIndex() {
+// there. Condemned ones may be gone.
+func (v *verifier) checkIndex(condemned *ondisk.PackSet) {
 	v.r.mu.Lock()
 	tables := v.r.mu.tables
 	v.r.mu.Unlock()
 	for _, t := range tables {
 		for _, p := range t.Packs() {
+			if condemned.Has(p.Ref) {
+				continue
+			}
 			key := p.Ref.Key()
 			switch size, ok := v.packs[key]; {
 			case !ok:

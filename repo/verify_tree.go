@@ -15,7 +15,7 @@ import (
 
 // checkPoints walks all trees and extent maps. Subtrees that several points
 // share are visited once.
-func (v *verifier) checkPoints(ctx context.Context, points map[string]*Point) error {
+func (v *verifier) checkPoints(ctx context.Context, points []*Point) error {
 	broken := v.brokenPacks()
 	w := &treeChecker{v: v, seen: map[ondisk.ID]bool{}, broken: broken}
 	for _, p := range points {

@@ -4,8 +4,6 @@ package repo
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,8 +25,8 @@ type WriteOptions struct {
 	// ID is the identifier of the point, chosen by the caller: 1 to 255 bytes
 	// of UTF-8 without control characters. Required.
 	ID string
-	// Name groups points; the newest earlier one of the same name is the parent
-	// whose unchanged small files are not stored again.
+	// Name groups points; the last one of the same name is the parent, whose
+	// unchanged small files are not stored again.
 	Name string
 	// Time is recorded in the point. The zero value means now.
 	Time time.Time
@@ -78,11 +76,14 @@ const progressEvery = 500 * time.Millisecond
 // Writer stores the volumes of a recovery point. It is safe for concurrent use
 // and ends with the function that it was passed to.
 type Writer struct {
-	r      *Repository
-	pk     *packer
-	parent *Point
-	table  *chunk.Table
-	cut    uint64 // keys the boundaries of nodes and small-file chunks
+	r         *Repository
+	session   *session
+	pk        *packer
+	parent    *Point          // pinned: its chunks stay while the session runs
+	head      *Point          // with the highest seq
+	condemned *ondisk.PackSet // never to be referred to again; nil stands for all packs
+	table     *chunk.Table
+	cut       uint64 // keys the boundaries of nodes and small-file chunks
 
 	mu struct {
 		sync.Mutex
@@ -102,7 +103,7 @@ type Writer struct {
 // at the same time, one commits, and all return its point.
 //
 // The error matches ErrAmbiguous if the store did not say whether the commit
-// took place.
+// took place, and ErrFenced if a collector gave the session up for dead.
 func (r *Repository) Write(ctx context.Context, opts WriteOptions, fn func(context.Context, *Writer) error) (*Point, error) {
 	p, err := r.write(ctx, opts, fn)
 	if err != nil {
@@ -115,30 +116,18 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
-	key := r.pointKey(opts.ID)
-	if p, err := r.getPoint(ctx, key); !errors.Is(err, fs.ErrNotExist) {
-		return p, err
-	}
-	var session [16]byte
-	_, _ = rand.Read(session[:]) // never fails, see crypto/rand
-	if err := r.putSession(ctx, session, key); err != nil {
-		return nil, err
-	}
-	// Only after the session is on record may it rely on what others stored: a
-	// collector that does not see the session yet must not be overtaken.
-	points, err := r.refresh(ctx)
-	if err != nil && !errors.Is(err, ErrCorrupt) {
-		return nil, err
-	}
+	p, at, err := r.lookup(ctx, opts.ID)
 	if err != nil {
-		r.log.Warn("parts of the repository are damaged and will not be reused", "error", err)
+		return nil, err
 	}
-	w := &Writer{
-		r: r, pk: newPacker(ctx, r, session), parent: newest(points, opts.Name),
-		table: chunk.NewTable(r.keys.ChunkTable(chunk.TableSize)), cut: r.keys.NodeSeed(),
+	if p != nil {
+		return p.clone(), nil
+	}
+	w, err := r.newWriter(ctx, at, opts.Name)
+	if err != nil {
+		return nil, err
 	}
 	defer w.pk.close()
-	w.mu.names = map[string]bool{}
 	stop := w.report(opts.Progress)
 	defer stop()
 	if err := fn(w.pk.ctx, w); err != nil { //nolint:contextcheck // it is made from ctx
@@ -151,46 +140,123 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	if err := w.complete(); err != nil {
 		return nil, err
 	}
-	return w.commit(ctx, key, session, opts)
+	return w.commit(ctx, opts)
 }
 
-// sessionRecord announces a session to collectors.
-type sessionRecord struct {
-	Point   string    `json:"point"` // key of the commit record
-	Started time.Time `json:"started"`
-}
-
-func (r *Repository) putSession(ctx context.Context, session [16]byte, point string) error {
-	plain, err := json.Marshal(sessionRecord{Point: point, Started: time.Now().UTC()})
-	if err != nil {
-		return err
+// newWriter begins a session. The order of its steps is what keeps collectors
+// from deleting what the session is going to refer to.
+func (r *Repository) newWriter(ctx context.Context, at attempt, name string) (*Writer, error) {
+	all, err := r.readRoots(ctx, "")
+	if err := r.tolerate(err); err != nil {
+		return nil, err
 	}
-	key := fmt.Sprintf("%s%x", ondisk.SessionPrefix, session)
-	return r.store.Put(ctx, key, r.keys.SealObject(key, plain))
-}
-
-// newest returns the point of this name with the latest time, or nil.
-func newest(points map[string]*Point, name string) *Point {
-	var best *Point
-	for _, p := range points {
-		if p.Name == name && (best == nil || p.Time.After(best.Time)) {
-			best = p
-		}
+	parent := all.newest(func(p *Point) bool { return p.Name == name })
+	var pins []attempt
+	if parent != nil {
+		pins = append(pins, parent.at)
 	}
-	return best
-}
-
-func (w *Writer) commit(ctx context.Context, key string, session [16]byte, opts WriteOptions) (*Point, error) {
-	segments, err := w.pk.finish()
+	s, err := r.beginSession(ctx, at, name, pins...)
 	if err != nil {
 		return nil, err
 	}
+	if parent, err = r.confirm(ctx, parent); err != nil {
+		return nil, err
+	}
+	condemned, err := r.readCondemned(ctx)
+	if errors.Is(err, ErrCorrupt) { // anything may be condemned
+		condemned, parent = nil, nil
+	}
+	if err := r.tolerate(err); err != nil {
+		return nil, err
+	}
+	if err := r.tolerate(r.refresh(ctx)); err != nil {
+		return nil, err
+	}
+	w := &Writer{
+		r: r, session: s, parent: parent, head: all.newest(func(*Point) bool { return true }), condemned: condemned,
+		table: chunk.NewTable(r.keys.ChunkTable(chunk.TableSize)), cut: r.keys.NodeSeed(),
+	}
+	w.pk = newPacker(ctx, r, s.id, w.usable)
+	w.mu.names = map[string]bool{}
+	return w, nil
+}
+
+// tolerate drops damage, which costs a session space, not its point.
+func (r *Repository) tolerate(err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	r.log.Warn("parts of the repository are damaged and will not be reused", "error", err)
+	return nil
+}
+
+// confirm returns the parent if it is still live now that the session's record,
+// which pins it, is there. If it was forgotten before, its chunks may be going.
+func (r *Repository) confirm(ctx context.Context, parent *Point) (*Point, error) {
+	if parent == nil {
+		return nil, nil // no parent, no error
+	}
+	closed, err := r.readClosed(ctx)
+	if err != nil || closed.Has(parent.at) {
+		return nil, r.tolerate(err) // what cannot be read might say that it is forgotten
+	}
+	return parent, nil
+}
+
+// usable reports whether the session may refer to the repository's copy of a
+// chunk.
+func (w *Writer) usable(id ondisk.ID) bool {
+	l, ok := w.r.find(id)
+	return ok && w.condemned != nil && !w.condemned.Has(l.Pack.Ref)
+}
+
+func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) {
+	if err := w.pk.finish(); err != nil {
+		return nil, err
+	}
+	p := w.point(opts)
+	plain, err := p.encode(w.head)
+	if err != nil {
+		return nil, err
+	}
+	key := p.at.Key()
+	err = w.r.store.Put(ctx, key, w.r.keys.SealObject(key, plain))
+	switch {
+	case err == nil:
+		p.digest = w.r.keys.Digest(plain)
+	case errors.Is(err, fs.ErrExist): // a fence, or another session was faster
+		if p, err = w.r.fetchPoint(ctx, w.session.at); err != nil {
+			return nil, err
+		}
+	case errors.Is(err, store.ErrUnknown):
+		return nil, fmt.Errorf("%w: %w", ErrAmbiguous, err)
+	default:
+		return nil, err
+	}
+	// A fence may have been there and folded into the closed attempts before our
+	// record came.
+	closed, err := w.r.readClosed(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrAmbiguous, err)
+	}
+	w.r.endSession(ctx, w.session)
+	if p == nil || closed.Has(w.session.at) {
+		return nil, ErrFenced
+	}
+	return p.clone(), nil
+}
+
+// point returns what the session commits.
+func (w *Writer) point(opts WriteOptions) *Point {
 	if opts.Time.IsZero() {
 		opts.Time = time.Now()
 	}
 	p := &Point{
 		ID: opts.ID, Name: opts.Name, Time: opts.Time.UTC(), Level: opts.Level, Labels: opts.Labels, Evidence: opts.Evidence,
-		Volumes: w.mu.volumes, key: key, session: session, segments: segments,
+		Volumes: w.mu.volumes, at: w.session.at, session: w.session.id, seq: 1,
+	}
+	if w.head != nil {
+		p.seq = w.head.seq + 1
 	}
 	slices.SortFunc(p.Volumes, func(a, b Volume) int { return strings.Compare(a.Name, b.Name) })
 	for _, v := range p.Volumes {
@@ -199,22 +265,8 @@ func (w *Writer) commit(ctx context.Context, key string, session [16]byte, opts 
 		p.Stats.Bytes += v.Bytes
 	}
 	p.Stats.New, p.Stats.Stored = w.pk.fresh.Load(), w.pk.stored.Load()
-	p.Stats.Chunks, p.Stats.Packs = w.pk.count.Load(), int64(len(w.pk.mu.packs))
-	plain, err := p.encode()
-	if err != nil {
-		return nil, err
-	}
-	err = w.r.store.Put(ctx, key, w.r.keys.SealObject(key, plain))
-	switch {
-	case err == nil:
-		return p, nil
-	case errors.Is(err, fs.ErrExist): // another session was faster
-		return w.r.fetchPoint(ctx, key)
-	case errors.Is(err, store.ErrUnknown):
-		return nil, fmt.Errorf("%w: %w", ErrAmbiguous, err)
-	default:
-		return nil, err
-	}
+	p.Stats.Chunks, p.Stats.Packs = w.pk.count.Load(), w.pk.packs.Load()
+	return p
 }
 
 // report calls fn with the progress until stop is called.

@@ -114,26 +114,13 @@ func (k *Keys) ChunkID(kind ondisk.Kind, plain []byte) ondisk.ID {
 // PointName returns the name under which the recovery point with the caller's
 // id is stored: fixed in length, safe as a key, and telling nothing.
 func (k *Keys) PointName(id string) [16]byte {
-	h, err := blake3.NewKeyed(k.derive("point name", nil, 32))
-	if err != nil {
-		panic(err) // the key has 32 bytes
-	}
-	_, _ = h.WriteString(id)
-	var name [16]byte
-	copy(name[:], h.Sum(nil))
-	return name
+	d := k.mac("point name", []byte(id))
+	return [16]byte(d[:16])
 }
 
 // HeaderMAC authenticates the public header.
 func (k *Keys) HeaderMAC(header []byte) [32]byte {
-	h, err := blake3.NewKeyed(k.derive("header", nil, 32))
-	if err != nil {
-		panic(err) // the key has 32 bytes
-	}
-	_, _ = h.Write(header)
-	var mac [32]byte
-	h.Sum(mac[:0])
-	return mac
+	return k.mac("header", header)
 }
 
 func (k *Keys) aead(label string, salt Salt) cipher.AEAD {

@@ -46,6 +46,8 @@ func New(b *blob.Bucket, p retry.Policy) *Store { return &Store{bucket: b, polic
 type Object struct {
 	Key  string
 	Size int64
+	// ModTime is when the object was created, by the clock of the store.
+	ModTime time.Time
 }
 
 // Put stores data under key if nothing is there. It succeeds, too, if exactly
@@ -194,7 +196,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error
 				return
 			}
 			for _, o := range page {
-				if !yield(Object{Key: o.Key, Size: o.Size}, nil) {
+				if !yield(Object{Key: o.Key, Size: o.Size, ModTime: o.ModTime}, nil) {
 					return
 				}
 			}
