@@ -46,6 +46,9 @@ func New(b *blob.Bucket, p retry.Policy) *Store { return &Store{bucket: b, polic
 type Object struct {
 	Key  string
 	Size int64
+	// ModTime is by the store's clock. Only the difference of two of them means
+	// anything, and safety never depends on it.
+	ModTime time.Time
 }
 
 // Put stores data under key if nothing is there. It succeeds, too, if exactly
@@ -194,7 +197,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error
 				return
 			}
 			for _, o := range page {
-				if !yield(Object{Key: o.Key, Size: o.Size}, nil) {
+				if !yield(Object{Key: o.Key, Size: o.Size, ModTime: o.ModTime}, nil) {
 					return
 				}
 			}
