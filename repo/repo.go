@@ -91,6 +91,7 @@ type Repository struct {
 	// refreshing holds a token while somebody reads what others have committed.
 	// Two at once could put an older view in place of a newer one.
 	refreshing chan struct{}
+	sets       sets
 	// buffers holds the *buffers in which chunks are encoded.
 	buffers sync.Pool
 
