@@ -63,7 +63,7 @@ func (r *Repository) lookup(ctx context.Context, id string) (*Point, attempt, er
 	for _, p := range s.live() {
 		return p, next, nil
 	}
-	last, used := s.closed.Highest(next.Name)
+	last, used := s.closed.Max(next.Name)
 	for a := range s.points {
 		last, used = max(last, a.N), true
 	}

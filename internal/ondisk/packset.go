@@ -159,8 +159,8 @@ func (s *PackSet) Reason(p PackRef) Reason {
 	return r.reason
 }
 
-// HasDamaged reports whether any pack is condemned because it is damaged.
-func (s *PackSet) HasDamaged() bool {
+// Damaged reports whether any pack is condemned because it is damaged.
+func (s *PackSet) Damaged() bool {
 	return s != nil && slices.ContainsFunc(s.runs, func(r packRun) bool { return r.reason == Damaged })
 }
 

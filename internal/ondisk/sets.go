@@ -80,8 +80,8 @@ func (s *AttemptSet) Has(a Attempt) bool {
 	return ok
 }
 
-// Highest returns the highest attempt of the name, or false if there is none.
-func (s *AttemptSet) Highest(name [16]byte) (uint32, bool) {
+// Max returns the highest attempt of the name, or false if there is none.
+func (s *AttemptSet) Max(name [16]byte) (uint32, bool) {
 	if s == nil {
 		return 0, false
 	}

@@ -27,12 +27,12 @@ func TestAttemptSet(t *testing.T) {
 		t.Errorf("%v", s)
 	}
 	for name, want := range map[byte]uint32{1: math.MaxUint32, 2: 7} {
-		if n, ok := s.Highest([16]byte{name}); n != want || !ok {
+		if n, ok := s.Max([16]byte{name}); n != want || !ok {
 			t.Errorf("highest of %d: %d, %t", name, n, ok)
 		}
 	}
 	for _, name := range []byte{0, 3} {
-		if n, ok := s.Highest([16]byte{name}); ok {
+		if n, ok := s.Max([16]byte{name}); ok {
 			t.Errorf("highest of %d: %d", name, n)
 		}
 	}
@@ -41,7 +41,7 @@ func TestAttemptSet(t *testing.T) {
 		t.Errorf("union %v", u)
 	}
 	var none *ondisk.AttemptSet
-	if _, ok := none.Highest([16]byte{}); ok || none.Len() != 0 || none.Has(attempt(1, 1)) || none.Encode() != nil || none.Covers(s) || !none.Covers(nil) {
+	if _, ok := none.Max([16]byte{}); ok || none.Len() != 0 || none.Has(attempt(1, 1)) || none.Encode() != nil || none.Covers(s) || !none.Covers(nil) {
 		t.Error("nil is not empty")
 	}
 }
@@ -85,7 +85,7 @@ func TestPackSet(t *testing.T) {
 				}
 			}
 		}
-		if u.HasDamaged() != damaged {
+		if u.Damaged() != damaged {
 			t.Fatalf("seed %d: damaged: %t", seed, damaged)
 		}
 		for i, s := range sets {

@@ -82,6 +82,10 @@ func TestList(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if o.ModTime.IsZero() {
+			t.Errorf("%s: no time", o.Key)
+		}
+		o.ModTime = time.Time{}
 		got = append(got, o)
 	}
 	if !slices.Equal(got, want) {
