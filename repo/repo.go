@@ -126,7 +126,7 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	if err := r.putSlot(ctx, root, key); err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
-	r.keys = seal.NewKeys(root, r.id)
+	r.keys = seal.NewKeys(r.id, root)
 	// The header makes it a repository, so it comes last.
 	if err := r.putHeader(ctx); err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
@@ -150,7 +150,7 @@ func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	if err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
-	r.keys = seal.NewKeys(root, r.id)
+	r.keys = seal.NewKeys(r.id, root)
 	if err := h.authenticate(r.keys); err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
