@@ -24,6 +24,11 @@ var (
 	// under the same ID resolves this.
 	ErrAmbiguous = errors.New("outcome of the commit is unknown")
 
+	// ErrRollback reports that the bucket holds an earlier state of the
+	// repository than the caller has seen: somebody put it back, or withholds
+	// what came since.
+	ErrRollback = errors.New("the repository was rolled back")
+
 	// ErrFenced reports that a collector gave up waiting for the session, and
 	// that it will never commit. Nothing is lost: a new session under the same
 	// ID takes up what this one stored.

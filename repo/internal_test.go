@@ -232,7 +232,7 @@ func TestFormats(t *testing.T) {
 		}
 	}
 	for name, h := range map[string]header{
-		"version": {Version: 1, ID: r.ID(), Suite: suite}, "suite": {ID: r.ID(), Suite: "ROT13"}, "feature": {ID: r.ID(), Suite: suite, Incompatible: []string{"x"}},
+		"version": {Version: 2, ID: r.ID(), Suite: suite}, "suite": {Version: 1, ID: r.ID(), Suite: "ROT13"}, "feature": {Version: 1, ID: r.ID(), Suite: suite, Incompatible: []string{"x"}},
 	} {
 		line, err := json.Marshal(h)
 		if err != nil {
@@ -245,11 +245,11 @@ func TestFormats(t *testing.T) {
 		}
 	}
 	key := attempt{Name: r.keys.PointName("p")}.Key()
-	set(key, r.keys.SealObject(key, []byte(`{"version":1}`)))
+	set(key, r.keys.SealObject(key, []byte(`{"version":2}`)))
 	if _, err := r.Point(t.Context(), "p"); !errors.Is(err, ErrFormat) {
 		t.Errorf("record: %v", err)
 	}
-	set(key, r.keys.SealObject(key, []byte(`{"version":0}`)))
+	set(key, r.keys.SealObject(key, []byte(`{"version":1}`)))
 	if _, err := r.Point(t.Context(), "p"); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("empty record: %v", err)
 	}
@@ -268,9 +268,9 @@ func FuzzDecodeRecord(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte(`{"version":0,"id":"x","session":"00000000000000000000000000000000","roots":[],"volumes":[]}`))
-	f.Add([]byte(`{"version":0,"fence":{"reason":"stale"}}`))
-	f.Add([]byte(`{"version":0,"id":"x","session":"00000000000000000000000000000000","seq":18446744073709551615,"roots":[{"id":"zz"}],"volumes":[{"name":".."}]}`))
+	f.Add([]byte(`{"version":1,"id":"x","session":"00000000000000000000000000000000","roots":[],"volumes":[]}`))
+	f.Add([]byte(`{"version":1,"fence":{"reason":"stale"}}`))
+	f.Add([]byte(`{"version":1,"id":"x","session":"00000000000000000000000000000000","seq":18446744073709551615,"roots":[{"id":"zz"}],"volumes":[{"name":".."}]}`))
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		p, err := decodeRecord(plain)
 		if err != nil || p == nil {
@@ -302,7 +302,7 @@ func FuzzDecodeRecord(f *testing.F) {
 
 func FuzzHeader(f *testing.F) {
 	for _, lines := range [][]string{
-		{headerMagic, `{"version":0,"id":"00112233445566778899aabbccddeeff","suite":"` + suite + `"}`, "00"},
+		{headerMagic, `{"version":1,"id":"00112233445566778899aabbccddeeff","suite":"` + suite + `"}`, "00"},
 		{headerMagic, `{"version":7}`, ""},
 		{slotMagic, "{}"},
 		{},

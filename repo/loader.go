@@ -129,7 +129,11 @@ func (l *loader) fetch(ctx context.Context, id ondisk.ID, kind ondisk.Kind) ([]b
 // open verifies and decodes a sealed chunk.
 func (r *Repository) open(at index.Location, sealed []byte) ([]byte, error) {
 	e := at.Entry
-	body, err := r.keys.Chunks(at.Pack.Salt).Open(nil, sealed, e.AAD())
+	chunks, err := r.keys.Chunks(at.Pack.Key)
+	if err != nil {
+		return nil, err
+	}
+	body, err := chunks.Open(nil, sealed, e.AAD())
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ type packer struct {
 	r       *Repository
 	session [16]byte
 	usable  func(ondisk.ID) bool // whether the repository has a chunk that we may refer to
-	salt    seal.Salt
+	key     seal.DataKey
 	chunks  *seal.Chunks
 
 	ctx    context.Context //nolint:containedctx // that of the session, which owns the goroutines below
@@ -50,12 +50,15 @@ type packer struct {
 
 func newPacker(ctx context.Context, r *Repository, session [16]byte, usable func(ondisk.ID) bool) *packer {
 	p := &packer{
-		r: r, session: session, usable: usable, salt: seal.NewSalt(),
+		r: r, session: session, usable: usable, key: r.keys.NewDataKey(),
 		helper: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		upload: make(chan struct{}, uploads),
 	}
-	p.chunks = r.keys.Chunks(p.salt)
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	var err error
+	if p.chunks, err = r.keys.Chunks(p.key); err != nil {
+		p.cancel(err)
+	}
 	p.mu.seen = map[ondisk.ID]struct{}{}
 	return p
 }
@@ -143,7 +146,7 @@ func (p *packer) append(e pack.Entry, sealed []byte) error {
 		full, b = b, nil
 	}
 	if b == nil {
-		b = pack.NewBuilder(p.buffer(), p.salt, packTarget)
+		b = pack.NewBuilder(p.buffer(), p.key, packTarget)
 		p.mu.open[slot] = b
 	}
 	b.Add(e, sealed)
@@ -187,7 +190,7 @@ func (p *packer) store(b *pack.Builder) error {
 		p.packs.Add(1)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.mu.packs = append(p.mu.packs, index.Pack{Ref: ref, Salt: p.salt, Size: uint32(len(data)), Entries: b.Entries()}) // below MaxPack
+		p.mu.packs = append(p.mu.packs, index.Pack{Ref: ref, Key: p.key, Size: uint32(len(data)), Entries: b.Entries()}) // below MaxPack
 		p.mu.free = append(p.mu.free, data)
 	})
 	return nil

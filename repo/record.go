@@ -104,7 +104,7 @@ func (r *Repository) fetchRecord(ctx context.Context, at attempt, seen time.Time
 		return nil, corrupt(at.Key(), err)
 	}
 	if p != nil {
-		p.at, p.digest = at, r.keys.Digest(plain)
+		p.at, p.digest = at, r.keys.RecordDigest(plain)
 		if p.Committed.IsZero() {
 			p.Committed = seen.UTC()
 		}

@@ -77,6 +77,9 @@ type Options struct {
 	// Attempts bounds how often a store call that failed for a passing reason
 	// is tried in all. 0 means 6.
 	Attempts int
+	// Head, if set, is what Repository.Head returned at some earlier time. Open
+	// fails with ErrRollback if the repository is not at least where it was.
+	Head string
 }
 
 // Repository is an open repository. It is safe for concurrent use.
@@ -128,7 +131,7 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	if err := r.putSlot(ctx, root, key); err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
-	r.keys = seal.NewKeys(root, r.id)
+	r.keys = seal.NewKeys(r.id, root)
 	// The header makes it a repository, so it comes last.
 	if err := r.putHeader(ctx); err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
@@ -152,9 +155,14 @@ func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	if err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
-	r.keys = seal.NewKeys(root, r.id)
+	r.keys = seal.NewKeys(r.id, root)
 	if err := h.authenticate(r.keys); err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
+	}
+	if opts != nil && opts.Head != "" {
+		if err := r.expect(ctx, opts.Head); err != nil {
+			return nil, fmt.Errorf("repo: open: %w", err)
+		}
 	}
 	return r, nil
 }

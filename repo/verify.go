@@ -254,12 +254,12 @@ func (v *verifier) checkPack(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	salt, entries, err := pack.Parse(v.r.keys, key, data)
+	dk, entries, err := pack.Parse(v.r.keys, key, data)
 	if err != nil {
 		return corrupt(key, err)
 	}
 	for _, e := range entries {
-		at := index.Location{Pack: &index.PackInfo{Salt: salt}, Entry: e}
+		at := index.Location{Pack: &index.PackInfo{Key: dk}, Entry: e}
 		if known, ok := v.r.find(e.ID); ok && known.Pack.Ref.Key() == key && known.Entry != e {
 			v.found(corrupt(key, errors.New("index and footer of the pack disagree")))
 		}

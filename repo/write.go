@@ -223,7 +223,7 @@ func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) 
 	err = w.r.store.Put(ctx, key, w.r.keys.SealObject(key, plain))
 	switch {
 	case err == nil:
-		p.digest = w.r.keys.Digest(plain)
+		p.digest = w.r.keys.RecordDigest(plain)
 	case errors.Is(err, fs.ErrExist): // a fence, or another session was faster
 		if p, err = w.r.fetchPoint(ctx, w.session.at); err != nil {
 			return nil, err

@@ -23,8 +23,8 @@ var ErrMalformed = errors.New("malformed index segment")
 // Pack is a pack with its chunks.
 type Pack struct {
 	Ref     ondisk.PackRef
-	Salt    seal.Salt
-	Size    uint32 // of the object
+	Key     seal.DataKey // of its chunks
+	Size    uint32       // of the object
 	Entries []pack.Entry
 }
 
@@ -37,7 +37,7 @@ type Location struct {
 // PackInfo is what the index knows of a pack.
 type PackInfo struct {
 	Ref  ondisk.PackRef
-	Salt seal.Salt
+	Key  seal.DataKey
 	Size uint32
 }
 
@@ -46,7 +46,7 @@ type PackInfo struct {
 //	id (32) | pack (4) | offset (4) | sealed (4) | plain (4) | kind (1) | codec (1)
 const (
 	recSize  = 32 + 4*4 + 2
-	packSize = 16 + 4 + 32 + 4
+	packSize = 16 + 4 + 4 + 32 + 4
 )
 
 // Encode returns the plaintext of a segment of these packs.
@@ -57,7 +57,8 @@ func Encode(packs []Pack) []byte {
 	for i, p := range packs {
 		b = append(b, p.Ref.Session[:]...)
 		b = le.AppendUint32(b, p.Ref.Seq)
-		b = append(b, p.Salt[:]...)
+		b = le.AppendUint32(b, p.Key.Epoch)
+		b = append(b, p.Key.Salt[:]...)
 		b = le.AppendUint32(b, p.Size)
 		for _, e := range p.Entries {
 			recs = append(recs, e.ID[:]...)
@@ -123,8 +124,9 @@ func (t *Table) add(seg []byte) error {
 		info := &PackInfo{}
 		copy(info.Ref.Session[:], p)
 		info.Ref.Seq = le.Uint32(p[16:])
-		copy(info.Salt[:], p[20:])
-		info.Size = le.Uint32(p[52:])
+		info.Key.Epoch = le.Uint32(p[20:])
+		copy(info.Key.Salt[:], p[24:])
+		info.Size = le.Uint32(p[56:])
 		t.packs = append(t.packs, info)
 	}
 	start := len(t.recs)

@@ -29,7 +29,7 @@ func randomPacks(rng *rand.Rand, packs, chunks int) []index.Pack {
 	for n := range packs {
 		p := index.Pack{Ref: ondisk.PackRef{Seq: uint32(n)}, Size: 60 << 20} // small
 		fill(rng, p.Ref.Session[:])
-		fill(rng, p.Salt[:])
+		fill(rng, p.Key.Salt[:])
 		off := uint32(40)
 		for range chunks {
 			e := pack.Entry{Kind: ondisk.Kind(1 + rng.IntN(3)), Codec: ondisk.Codec(rng.IntN(2)), Offset: off, Sealed: 28 + rng.Uint32N(100), Plain: rng.Uint32N(ondisk.MaxChunk)} // small
@@ -53,7 +53,7 @@ func check(t *testing.T, tab *index.Table, packs []index.Pack) {
 			if !ok {
 				t.Fatalf("chunk %s is lost", e.ID)
 			}
-			want := index.Location{Pack: &index.PackInfo{Ref: p.Ref, Salt: p.Salt, Size: p.Size}, Entry: e}
+			want := index.Location{Pack: &index.PackInfo{Ref: p.Ref, Key: p.Key, Size: p.Size}, Entry: e}
 			if diff := cmp.Diff(want, at); diff != "" {
 				t.Fatalf("chunk %s (-want +got):\n%s", e.ID, diff)
 			}
@@ -104,7 +104,7 @@ func TestRoundTrip(t *testing.T) {
 func TestMalformed(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	good := index.Encode(randomPacks(rng, 2, 3))
-	const recs = 4 + 2*56
+	const recs = 4 + 2*60
 	change := func(f func(b []byte)) []byte { b := bytes.Clone(good); f(b); return b }
 	put := func(off int, v uint32) []byte {
 		return change(func(b []byte) { binary.LittleEndian.PutUint32(b[off:], v) })
@@ -147,7 +147,7 @@ func FuzzBuild(f *testing.F) {
 		merged := index.Merge(one, two)
 		for _, seg := range [][]byte{a, b} {
 			n := int(binary.LittleEndian.Uint32(seg))
-			for rec := seg[4+56*n:]; len(rec) > 0; rec = rec[50:] {
+			for rec := seg[4+60*n:]; len(rec) > 0; rec = rec[50:] {
 				for _, tab := range []*index.Table{tab, merged} {
 					at, ok := tab.Find(ondisk.ID(rec[:32]))
 					if !ok || at.Entry.ID != ondisk.ID(rec[:32]) || uint64(at.Entry.Offset)+uint64(at.Entry.Sealed) > uint64(at.Pack.Size) {

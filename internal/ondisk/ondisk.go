@@ -13,9 +13,9 @@ import (
 	"fmt"
 )
 
-// Version is the format that this code writes, and the only one it reads. 0 is
-// experimental: it may change without a way to upgrade.
-const Version = 0
+// Version is the format that this code writes, and the only one it reads. 0 was
+// experimental.
+const Version = 1
 
 // Limits of the format. A reader refuses what exceeds them before it allocates.
 const (
@@ -26,6 +26,8 @@ const (
 	MaxSegment     = 16 << 20  // plaintext of an index segment
 	MaxRecord      = 4 << 20   // plaintext of a recovery point or session record
 	MaxHeader      = 64 << 10  // the public header, and a key slot
+	MaxSlots       = 64        // key slots
+	MaxEpoch       = 1023      // number of the newest data-key epoch
 	MaxNode        = 4 << 20   // a tree node
 	MaxTreeHeight  = 8         // levels of a tree
 	MaxName        = 255       // one path component, bytes
@@ -131,18 +133,18 @@ func (p PackRef) Key() string { return fmt.Sprintf("%s%x-%08x", PackPrefix, p.Se
 // alphabet is [a-z0-9./-], which every store lists alike.
 const (
 	HeaderKey     = "protect.repository"
-	SlotPrefix    = "key/"
-	SessionPrefix = "session/"
-	PackPrefix    = "pack/"
-	IndexPrefix   = "index/"
-	PointPrefix   = "point/"
-	ForgetPrefix  = "forget/"
-	HoldPrefix    = "hold/"
-	ClosedPrefix  = "closed/"
-	CondemnPrefix = "condemn/"
-	ResumePrefix  = "resume/"
+	SlotPrefix    = "key/"     // <16 hex>
+	EpochPrefix   = "epoch/"   // <epoch 8 hex>
+	SessionPrefix = "session/" // <session 32 hex>
+	PackPrefix    = "pack/"    // <session>-<number 8 hex>
+	IndexPrefix   = "index/"   // <level 2 hex>-<id 32 hex>-<part 8 hex>
+	PointPrefix   = "point/"   // <name 32 hex>-<attempt 8 hex>
+	ForgetPrefix  = "forget/"  // <name>-<attempt>
+	HoldPrefix    = "hold/"    // <name>-<attempt>-<random 32 hex>
+	ClosedPrefix  = "closed/"  // <level 2 hex>-<id 32 hex>
+	CondemnPrefix = "condemn/" // <level 2 hex>-<id 32 hex>
+	ResumePrefix  = "resume/"  // <session>-<number 8 hex>
 	LedgerPrefix  = "ledger/"
-	EpochPrefix   = "epoch/"
 )
 
 // ParseID parses what ID.String prints.

@@ -3,14 +3,19 @@
 // Package pack is the format of pack objects: sealed chunks back to back,
 // without readable frames, then a sealed footer that describes them.
 //
-//	magic (8) | salt of the session (32) | sealed chunks | sealed footer |
-//	length of the sealed footer (4) | magic (8)
+//	magic (8) | key reference (1) | epoch (4) | salt (32) | sealed chunks |
+//	sealed footer | length of the sealed footer (4) | magic (8)
+//
+// The key reference says how epoch and salt lead to the key of the chunks. There
+// is one way, 0; others are reserved for writers that cannot read. The footer
+// repeats the three.
 //
 // The footer and the index segments hold the same facts, so that either can be
 // rebuilt from the other.
 package pack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,20 +26,30 @@ import (
 )
 
 const (
-	magic   = "PROTPAK\x00"
-	header  = len(magic) + len(seal.Salt{})
+	magic   = "PROTPAK\x01"
+	keySize = 1 + 4 + len(seal.Salt{})
+	header  = len(magic) + keySize
 	trailer = 4 + len(magic)
 )
 
 // Overhead is an upper bound of what a pack is longer than its sealed chunks,
 // apart from EntrySize for each.
-const Overhead = header + trailer + seal.ObjectOverhead + 64
+const Overhead = header + trailer + seal.ObjectOverhead + keySize + 64
 
 // EntrySize is an upper bound of the footer's share of one chunk.
 const EntrySize = 32 + 2 + 5 + 5
 
-// ErrMalformed reports a pack that breaks the rules of the format.
-var ErrMalformed = errors.New("malformed pack")
+// keyOfEpoch is the key reference of chunks whose key is derived from the secret
+// of an epoch.
+const keyOfEpoch = 0
+
+var (
+	// ErrMalformed reports a pack that breaks the rules of the format.
+	ErrMalformed = errors.New("malformed pack")
+	// ErrKeyReference reports a pack whose chunks are sealed in a way that this
+	// release does not know.
+	ErrKeyReference = errors.New("unknown kind of data key")
+)
 
 // Entry describes one sealed chunk of a pack.
 type Entry struct {
@@ -60,8 +75,10 @@ type Builder struct {
 
 // NewBuilder starts a pack of a session, which is expected to grow to full
 // bytes. It reuses buf if that is large enough.
-func NewBuilder(buf []byte, salt seal.Salt, full int) *Builder {
-	return &Builder{buf: append(append(buf[:0], magic...), salt[:]...), full: full}
+func NewBuilder(buf []byte, key seal.DataKey, full int) *Builder {
+	buf = append(append(buf[:0], magic...), keyOfEpoch)
+	buf = binary.LittleEndian.AppendUint32(buf, key.Epoch)
+	return &Builder{buf: append(buf, key.Salt[:]...), full: full}
 }
 
 // large is the size from which on a pack gets all of its memory at once. To
@@ -88,7 +105,8 @@ func (b *Builder) Entries() []Entry { return b.entries }
 
 // Finish appends the footer and returns the pack to be stored under key.
 func (b *Builder) Finish(keys *seal.Keys, key string) []byte {
-	f := ondisk.AppendUvarint(nil, uint64(len(b.entries)))
+	f := bytes.Clone(b.buf[len(magic):header])
+	f = ondisk.AppendUvarint(f, uint64(len(b.entries)))
 	for _, e := range b.entries {
 		f = append(f, e.ID[:]...)
 		f = append(f, byte(e.Kind), byte(e.Codec))
@@ -101,12 +119,12 @@ func (b *Builder) Finish(keys *seal.Keys, key string) []byte {
 	return append(b.buf, magic...)
 }
 
-// Parse reads the salt and the footer of a whole pack that was stored under
+// Parse reads the data key and the footer of a whole pack that was stored under
 // key. The entries describe every byte between header and footer.
-func Parse(keys *seal.Keys, key string, data []byte) (seal.Salt, []Entry, error) {
-	var salt seal.Salt
-	bad := func(what string) (seal.Salt, []Entry, error) {
-		return salt, nil, fmt.Errorf("%w: %s", ErrMalformed, what)
+func Parse(keys *seal.Keys, key string, data []byte) (seal.DataKey, []Entry, error) {
+	var dk seal.DataKey
+	bad := func(what string) (seal.DataKey, []Entry, error) {
+		return dk, nil, fmt.Errorf("%w: %s", ErrMalformed, what)
 	}
 	if len(data) < header+trailer || len(data) > ondisk.MaxPack {
 		return bad("size")
@@ -115,7 +133,6 @@ func Parse(keys *seal.Keys, key string, data []byte) (seal.Salt, []Entry, error)
 	if string(data[:len(magic)]) != magic || string(tail[4:]) != magic {
 		return bad("magic")
 	}
-	copy(salt[:], data[len(magic):])
 	size := int64(binary.LittleEndian.Uint32(tail))
 	start := int64(len(data)-trailer) - size
 	if start < int64(header) || size > ondisk.MaxFooter {
@@ -123,11 +140,20 @@ func Parse(keys *seal.Keys, key string, data []byte) (seal.Salt, []Entry, error)
 	}
 	plain, err := keys.OpenObject(key, data[start:len(data)-trailer])
 	if err != nil {
-		return salt, nil, fmt.Errorf("footer: %w", err)
+		return dk, nil, fmt.Errorf("footer: %w", err)
 	}
-	entries, err := decodeFooter(plain)
+	ref := data[len(magic):header]
+	if !bytes.HasPrefix(plain, ref) {
+		return bad("header and footer disagree")
+	}
+	if ref[0] != keyOfEpoch {
+		return dk, nil, fmt.Errorf("%w: %d", ErrKeyReference, ref[0])
+	}
+	dk.Epoch = binary.LittleEndian.Uint32(ref[1:])
+	copy(dk.Salt[:], ref[5:])
+	entries, err := decodeFooter(plain[keySize:])
 	if err != nil {
-		return salt, nil, err
+		return dk, nil, err
 	}
 	end := int64(header)
 	if n := len(entries); n > 0 {
@@ -136,7 +162,7 @@ func Parse(keys *seal.Keys, key string, data []byte) (seal.Salt, []Entry, error)
 	if end != start {
 		return bad("chunks do not fill the pack")
 	}
-	return salt, entries, nil
+	return dk, entries, nil
 }
 
 func decodeFooter(plain []byte) ([]Entry, error) {

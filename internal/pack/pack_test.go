@@ -18,12 +18,12 @@ import (
 
 const (
 	key    = "pack/00000000000000000000000000000000-00000000"
-	header = 8 + 32
+	header = 8 + 1 + 4 + 32
 )
 
-var salt = seal.Salt{1, 2, 3}
+var dk = seal.DataKey{Epoch: 0x01020304, Salt: seal.Salt{1, 2, 3}}
 
-func keys() *seal.Keys { return seal.NewKeys([32]byte{1}, [16]byte{2}) }
+func keys() *seal.Keys { return seal.NewKeys([16]byte{2}, seal.Secret{1}) }
 
 func entry(rng *rand.Rand) pack.Entry {
 	e := pack.Entry{Kind: ondisk.Kind(1 + rng.IntN(3)), Codec: ondisk.Codec(rng.IntN(2)), Plain: rng.Uint32N(ondisk.MaxChunk + 1)} // small
@@ -37,7 +37,7 @@ func TestRoundTrip(t *testing.T) {
 	k, rng := keys(), rand.New(rand.NewPCG(1, 1))
 	var buf []byte
 	for _, n := range []int{0, 1, 2, 100, 5000} {
-		b := pack.NewBuilder(buf, salt, 1<<20)
+		b := pack.NewBuilder(buf, dk, 1<<20)
 		var sealed [][]byte
 		for range n {
 			s := make([]byte, 28+rng.IntN(300))
@@ -50,8 +50,8 @@ func TestRoundTrip(t *testing.T) {
 		if len(data) > bound {
 			t.Errorf("%d chunks: %d bytes, announced as at most %d", n, len(data), bound)
 		}
-		gotSalt, got, err := pack.Parse(k, key, data)
-		if err != nil || gotSalt != salt {
+		gotKey, got, err := pack.Parse(k, key, data)
+		if err != nil || gotKey != dk {
 			t.Fatalf("%d chunks: %v", n, err)
 		}
 		if diff := cmp.Diff(append([]pack.Entry{}, want...), got); diff != "" {
@@ -68,14 +68,14 @@ func TestRoundTrip(t *testing.T) {
 
 func TestDamage(t *testing.T) {
 	k, rng := keys(), rand.New(rand.NewPCG(2, 2))
-	b := pack.NewBuilder(nil, salt, 0)
+	b := pack.NewBuilder(nil, dk, 0)
 	for range 3 {
 		b.Add(entry(rng), make([]byte, 40))
 	}
 	data := b.Finish(k, key)
 	for i := range data {
-		if i >= 8 && i < header+3*40 {
-			continue // the salt and the chunks have seals of their own
+		if i >= header && i < header+3*40 {
+			continue // the chunks have seals of their own
 		}
 		for _, mask := range []byte{0x01, 0x80, 0xff} {
 			data[i] ^= mask
@@ -101,17 +101,23 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// head is the header of a pack with this key reference.
+func head(ref byte) []byte {
+	h := append([]byte("PROTPAK\x01"), ref)
+	return append(binary.LittleEndian.AppendUint32(h, dk.Epoch), dk.Salt[:]...)
+}
+
 // forge returns a pack whose footer has a valid seal and any content.
 func forge(k *seal.Keys, chunks, footer []byte) []byte {
-	data := append(append([]byte("PROTPAK\x00"), salt[:]...), chunks...)
+	data := append(head(0), chunks...)
 	sealed := k.SealObject(key, footer)
 	data = append(data, sealed...)
 	data = binary.LittleEndian.AppendUint32(data, uint32(len(sealed))) // small
-	return append(data, "PROTPAK\x00"...)
+	return append(data, "PROTPAK\x01"...)
 }
 
 func footer(entries ...pack.Entry) []byte {
-	f := ondisk.AppendUvarint(nil, uint64(len(entries)))
+	f := ondisk.AppendUvarint(head(0)[8:], uint64(len(entries)))
 	for _, e := range entries {
 		f = append(append(f, e.ID[:]...), byte(e.Kind), byte(e.Codec))
 		f = ondisk.AppendUvarint(ondisk.AppendUvarint(f, uint64(e.Sealed)), uint64(e.Plain))
@@ -135,13 +141,29 @@ func TestMalformedFooters(t *testing.T) {
 		"one more":       footer(e, change(func(e *pack.Entry) { e.Sealed = 1 })),
 		"huge chunk":     footer(change(func(e *pack.Entry) { e.Sealed = ondisk.MaxChunk + seal.Overhead + 1 })),
 		"huge plaintext": footer(change(func(e *pack.Entry) { e.Plain = ondisk.MaxChunk + 1 })),
-		"wrong count":    append([]byte{2}, footer(e)[1:]...),
-		"huge count":     append([]byte{0xff, 0xff, 0xff, 0x7f}, footer(e)[1:]...),
+		"wrong count":    append(append(head(0)[8:], 2), footer(e)[38:]...),
+		"huge count":     append(append(head(0)[8:], 0xff, 0xff, 0xff, 0x7f), footer(e)[38:]...),
+		"short":          footer(e)[:20],
+		"another salt":   append([]byte{0, 4, 3, 2, 1, 9}, footer(e)[6:]...),
 		"trailing":       append(footer(e), 0),
 	} {
 		if _, got, err := pack.Parse(k, key, forge(k, chunks, f)); !errors.Is(err, pack.ErrMalformed) && !errors.Is(err, ondisk.ErrMalformed) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+}
+
+// TestKeyReference: what is reserved is refused, and not called damage.
+func TestKeyReference(t *testing.T) {
+	k := keys()
+	data := forge(k, nil, append([]byte{1}, footer()[1:]...))
+	data[8] = 1
+	if _, _, err := pack.Parse(k, key, data); !errors.Is(err, pack.ErrKeyReference) {
+		t.Errorf("got %v", err)
+	}
+	data[8] = 0
+	if _, _, err := pack.Parse(k, key, data); !errors.Is(err, pack.ErrMalformed) {
+		t.Errorf("header and footer disagree: %v", err)
 	}
 }
 

@@ -114,6 +114,6 @@ func (s Slot) aad(repo [16]byte, name string) []byte {
 
 func slotCheck(root [32]byte, repo [16]byte) []byte {
 	m := hmac.New(sha256.New, root[:])
-	_, _ = m.Write(append([]byte("protect v0 slot check"), repo[:]...)) // cannot fail
+	_, _ = m.Write(append([]byte("protect v1 slot check"), repo[:]...)) // cannot fail
 	return m.Sum(nil)
 }
