@@ -36,6 +36,9 @@ type WriteOptions struct {
 	Level    string
 	Labels   map[string]string
 	Evidence map[string]map[string][]byte
+	// Reuse says which files need not be read, being those of the parent. The
+	// zero value reads all.
+	Reuse Reuse
 	// Progress, if set, is called from one goroutine at a time, at most twice a
 	// second and once at the end. It must not block.
 	Progress func(Progress)
@@ -83,6 +86,9 @@ type Writer struct {
 	parent *Point
 	table  *chunk.Table
 	cut    uint64 // keys the boundaries of nodes and small-file chunks
+	reuse  Reuse
+	// trusted says that what the parent refers to need not be looked at.
+	trusted bool
 
 	mu struct {
 		sync.Mutex
@@ -136,6 +142,7 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	w := &Writer{
 		r: r, pk: newPacker(ctx, r, session), parent: newest(points, opts.Name),
 		table: chunk.NewTable(r.keys.ChunkTable(chunk.TableSize)), cut: r.keys.NodeSeed(),
+		reuse: opts.Reuse,
 	}
 	defer w.pk.close()
 	w.mu.names = map[string]bool{}
