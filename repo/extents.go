@@ -13,39 +13,44 @@ import (
 // become trees of their own, so that memory does not grow with the file.
 const inlineExtents = 64
 
-// extents builds the extent map of a file front to back.
+// extents builds the extent map of a file front to back. A slice that goes on
+// where the one before ended becomes one with it.
 type extents struct {
 	seed   uint64
 	put    tree.Put
 	size   uint64
 	inline []ondisk.Slice
 	b      *tree.Builder
-	hole   uint64 // length of a hole at the end that is not added yet
-}
-
-func (x *extents) addHole(n uint64) {
-	x.hole += n
-	x.size += n
+	last   ondisk.Slice // at the end, not in the map yet; empty: none
 }
 
 func (x *extents) add(s ondisk.Slice) error {
-	if err := x.flushHole(); err != nil {
-		return err
-	}
-	x.size += s.Len
-	return x.append(s, x.size-s.Len)
-}
-
-func (x *extents) flushHole() error {
-	if x.hole == 0 {
+	if s.Len == 0 {
 		return nil
 	}
-	s := ondisk.Slice{Len: x.hole}
-	x.hole = 0
-	return x.append(s, x.size-s.Len)
+	x.size += s.Len
+	if x.last.Len > 0 && continues(x.last, s) {
+		x.last.Len += s.Len
+		return nil
+	}
+	err := x.flush(x.size - s.Len)
+	x.last = s
+	return err
 }
 
-func (x *extents) append(s ondisk.Slice, off uint64) error {
+// continues reports whether b is what comes after a in the same chunk, or a
+// hole after a hole.
+func continues(a, b ondisk.Slice) bool {
+	return a.ID == b.ID && (a.ID.IsZero() || uint64(a.Off)+a.Len == uint64(b.Off))
+}
+
+// flush puts the last slice, which ends at end, into the map.
+func (x *extents) flush(end uint64) error {
+	s := x.last
+	x.last = ondisk.Slice{}
+	if s.Len == 0 {
+		return nil
+	}
 	if x.b == nil && len(x.inline) < inlineExtents {
 		x.inline = append(x.inline, s)
 		return nil
@@ -61,23 +66,19 @@ func (x *extents) append(s ondisk.Slice, off uint64) error {
 		}
 		x.inline = nil
 	}
-	return x.b.Add(offsetKey(off), ondisk.AppendSlice(nil, s))
+	return x.b.Add(offsetKey(end-s.Len), ondisk.AppendSlice(nil, s))
 }
 
-// finish stores the map in the entry.
-func (x *extents) finish(e *ondisk.Entry) error {
-	if err := x.flushHole(); err != nil {
-		return err
+// finish returns the map: slices, or the tree that holds them.
+func (x *extents) finish() ([]ondisk.Slice, *ondisk.Root, error) {
+	if err := x.flush(x.size); err != nil {
+		return nil, nil, err
 	}
-	e.Size, e.Extents = x.size, x.inline
-	if x.b != nil {
-		root, err := x.b.Finish()
-		if err != nil {
-			return err
-		}
-		e.Map = &root
+	if x.b == nil {
+		return x.inline, nil, nil
 	}
-	return nil
+	root, err := x.b.Finish()
+	return nil, &root, err
 }
 
 // offsetKey orders the records of an extent map by their place in the file.

@@ -14,8 +14,8 @@ import (
 	"github.com/stillpoint-go/protect/repo/repotest"
 )
 
-// stream writes a point with one stream.
-func stream(tb testing.TB, r *repo.Repository, id string, data []byte) *repo.Point {
+// writeStream writes a point with one stream.
+func writeStream(tb testing.TB, r *repo.Repository, id string, data []byte) *repo.Point {
 	tb.Helper()
 	p, err := r.Write(tb.Context(), repo.WriteOptions{ID: id, Name: "app"}, func(ctx context.Context, w *repo.Writer) error {
 		return w.PutStream(ctx, "v", bytes.NewReader(data))
@@ -53,8 +53,8 @@ func initRepo(tb testing.TB) (*repo.Repository, *repotest.Bucket) {
 
 func TestForget(t *testing.T) {
 	r, b := initRepo(t)
-	stream(t, r, "one", random(1, 300))
-	first := stream(t, r, "two", random(2, 300))
+	writeStream(t, r, "one", random(1, 300))
+	first := writeStream(t, r, "two", random(2, 300))
 	if err := r.Forget(t.Context(), "one", "absent", "two"); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestForget(t *testing.T) {
 		t.Errorf("again: %v", err)
 	}
 	// The ID is free again, and is another point then.
-	if p := stream(t, r, "two", random(3, 300)); p.Stats.New == 0 || p.Time.Equal(first.Time) {
+	if p := writeStream(t, r, "two", random(3, 300)); p.Stats.New == 0 || p.Time.Equal(first.Time) {
 		t.Errorf("written again: %+v", p)
 	}
 	if got := ids(t, reopen(t, b.Bucket())); !slices.Equal(got, []string{"two"}) {
@@ -83,8 +83,8 @@ func TestForget(t *testing.T) {
 
 func TestHold(t *testing.T) {
 	r, b := initRepo(t)
-	stream(t, r, "one", random(1, 300))
-	stream(t, r, "two", random(2, 300))
+	writeStream(t, r, "one", random(1, 300))
+	writeStream(t, r, "two", random(2, 300))
 	for _, holder := range []string{"case 1", "case 2", "case 1"} {
 		if err := r.Hold(t.Context(), "one", holder); err != nil {
 			t.Fatal(err)
@@ -124,7 +124,7 @@ func TestHold(t *testing.T) {
 // two, at most one succeeds; and what is held is there.
 func TestHoldOrForget(t *testing.T) {
 	_, base := initRepo(t)
-	stream(t, reopen(t, base.Bucket()), "one", random(1, 300))
+	writeStream(t, reopen(t, base.Bucket()), "one", random(1, 300))
 	for _, first := range []string{"hold", "forget"} {
 		for i, more := 0, true; more; i++ {
 			b := base.Clone(nil)
@@ -173,7 +173,7 @@ func TestHead(t *testing.T) {
 	}
 	keep()
 	for i, id := range []string{"one", "two", "three"} {
-		stream(t, r, id, random(uint64(i), 300))
+		writeStream(t, r, id, random(uint64(i), 300))
 		keep()
 	}
 	for _, id := range []string{"three", "one"} {
@@ -192,7 +192,7 @@ func TestHead(t *testing.T) {
 	}
 	// Another repository's history, and texts that are no heads.
 	other, ob := initRepo(t)
-	stream(t, other, "one", random(0, 300))
+	writeStream(t, other, "one", random(0, 300))
 	if _, err := repo.Open(t.Context(), ob.Bucket(), key("secret"), &repo.Options{Head: states[1].head}); !errors.Is(err, repo.ErrRollback) {
 		t.Errorf("head of another repository: %v", err)
 	}

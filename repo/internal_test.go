@@ -90,7 +90,11 @@ func storeFile(ctx context.Context, w *Writer, name string, x *extents) error {
 		return err
 	}
 	v, err := t.run(ctx, func(emit func(*job) error) (int64, error) {
-		return 0, emit(&job{path: ".", entry: &ondisk.Entry{Type: ondisk.TypeFile}, extents: x})
+		e := &ondisk.Entry{Type: ondisk.TypeFile, Size: x.size}
+		if e.Extents, e.Map, err = x.finish(); err != nil {
+			return 0, err
+		}
+		return 0, emit(&job{path: ".", entry: e})
 	})
 	v.Name = name
 	w.done(v)

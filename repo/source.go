@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/stillpoint-go/protect/internal/ondisk"
 )
@@ -19,12 +20,14 @@ import (
 type job struct {
 	path  string
 	entry *ondisk.Entry
+	old   *ondisk.Entry // what the parent has at the path, or nil
+	info  fs.FileInfo
 	file  *os.File // of files with content, until it is read
-	// done is closed when the content is read, with small, extents or err set.
-	done    chan struct{}
-	small   []byte // content of a small file
-	extents *extents
-	err     error
+	// done is closed when the content is read, with small set, or err, or the
+	// entry complete.
+	done  chan struct{}
+	small []byte // content of a small file
+	err   error
 }
 
 // walker lists a directory tree in path order. It trusts nothing that it finds
@@ -32,7 +35,11 @@ type job struct {
 // link, opens nothing but regular files and directories, and checks that it
 // got what it saw.
 type walker struct {
-	emit    func(*job) error
+	emit func(*job) error
+	// recall returns what the parent has at the path, and an entry, if there is
+	// one, whose content is still that of the file there.
+	recall  func(path string, info fs.FileInfo) (old, known *ondisk.Entry, err error)
+	reuse   Reuse
 	links   map[fileID]string // first paths of files with several names
 	device  uint64
 	skipped int64
@@ -215,40 +222,66 @@ func (w *walker) entry(dir *os.Root, name, at string, info fs.FileInfo) error {
 }
 
 func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
+	id := stat(seen)
+	if first, ok := w.links[id.id]; ok && id.links > 1 {
+		e := newEntry(ondisk.TypeLink, seen)
+		e.Target = first
+		return w.emit(&job{path: at, entry: e})
+	}
+	old, known, err := w.recall(at, seen)
+	if err != nil {
+		return err
+	}
+	if known != nil && sameStatus(known, seen) {
+		e := newEntry(ondisk.TypeFile, seen)
+		reuseContent(e, known)
+		e.Xattrs = known.Xattrs // to change them changes the status
+		w.link(seen, at)
+		return w.emit(&job{path: at, entry: e})
+	}
 	f, err := dir.OpenFile(name, os.O_RDONLY|openFlags, 0)
 	if err != nil {
 		return &lostError{err}
 	}
-	info, err := f.Stat()
+	j, err := w.open(dir, name, at, seen, f)
 	if err == nil {
-		err = confirm(dir, name, seen, info)
+		if j.old = old; known != nil && w.reuse.same(known, j.info) {
+			reuseContent(j.entry, known)
+		} else if j.info.Size() > 0 {
+			j.file, j.done = f, make(chan struct{})
+		} else {
+			j.entry.Stat = w.reuse.fingerprint(j.info, time.Now())
+		}
+		w.link(j.info, at)
+		err = w.emit(j)
 	}
-	if err != nil {
+	if err != nil || j.file == nil {
 		_ = f.Close()
-		return err
+	}
+	return err
+}
+
+// open makes the entry of a file that was opened, without its content.
+func (w *walker) open(dir *os.Root, name, at string, seen fs.FileInfo, f *os.File) (*job, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := confirm(dir, name, seen, info); err != nil {
+		return nil, err
 	}
 	e := newEntry(ondisk.TypeFile, info)
+	if e.Xattrs, err = readXattrs(f); err != nil {
+		return nil, fmt.Errorf("%q: %w", at, err)
+	}
+	return &job{path: at, entry: e, info: info}, nil
+}
+
+// link remembers the first path of a file with several.
+func (w *walker) link(info fs.FileInfo, at string) {
 	if s := stat(info); s.links > 1 {
-		if first, ok := w.links[s.id]; ok {
-			e.Type, e.Target = ondisk.TypeLink, first
-			_ = f.Close()
-			return w.emit(&job{path: at, entry: e})
-		}
 		w.links[s.id] = at
 	}
-	if e.Xattrs, err = readXattrs(f); err != nil {
-		_ = f.Close()
-		return fmt.Errorf("%q: %w", at, err)
-	}
-	if info.Size() == 0 {
-		_ = f.Close()
-		return w.emit(&job{path: at, entry: e})
-	}
-	if err := w.emit(&job{path: at, entry: e, file: f, done: make(chan struct{})}); err != nil {
-		_ = f.Close()
-		return err
-	}
-	return nil
 }
 
 func newEntry(t ondisk.EntryType, info fs.FileInfo) *ondisk.Entry {
@@ -273,8 +306,13 @@ func unixMode(m fs.FileMode) uint32 {
 
 // Put stores what is at the local path, a directory or a regular file, as a
 // volume. It records modes, owners, modification times, user.* attributes,
-// symbolic links, hard links within the volume, and holes. It does not descend
-// into other file systems mounted there.
+// symbolic links, hard links within the volume, and holes, in files of more
+// than 128 KiB in units of 16 KiB. It does not descend into other file systems
+// mounted there.
+//
+// A file that changed is read whole, once. Of files of 1 MiB and more, only
+// pages of 16 KiB that changed are stored, packed densely. Which files are
+// read at all is for [WriteOptions].Reuse to say.
 //
 // The path should be a snapshot. If it is live, files that vanish meanwhile
 // are left out and counted in Volume.Skipped, and a file that grows is read up
@@ -289,7 +327,10 @@ func (w *Writer) Put(ctx context.Context, volume, local string) error {
 		return fmt.Errorf("volume %q: %w", volume, err)
 	}
 	v, err := t.run(ctx, func(emit func(*job) error) (int64, error) {
-		walk := &walker{emit: emit, links: map[fileID]string{}}
+		recall := func(path string, info fs.FileInfo) (old, known *ondisk.Entry, err error) {
+			return t.recall(ctx, path, info)
+		}
+		walk := &walker{emit: emit, recall: recall, reuse: w.reuse, links: map[fileID]string{}}
 		err := walk.walk(local)
 		return walk.skipped, err
 	})

@@ -5,9 +5,11 @@
 package repo
 
 import (
+	"io"
 	"io/fs"
 	"math"
 	"os"
+	"time"
 
 	"github.com/stillpoint-go/protect/internal/ondisk"
 )
@@ -19,6 +21,7 @@ type fileStat struct {
 	links    uint64
 	uid, gid uint32
 	blocks   int64
+	changed  time.Time
 }
 
 // stat knows no owners and no links here, and that no file has holes.
@@ -26,6 +29,6 @@ func stat(fs.FileInfo) fileStat { return fileStat{links: 1, blocks: math.MaxInt6
 
 type segment struct{ off, end int64 }
 
-func nextSegment(_ *os.File, off, size int64) segment { return segment{off, size} }
+func nextSegment(_ io.Seeker, off, size int64) segment { return segment{off, size} }
 
 func readXattrs(*os.File) ([]ondisk.Xattr, error) { return nil, nil }

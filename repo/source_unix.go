@@ -6,9 +6,10 @@ package repo
 
 import (
 	"errors"
+	"io"
 	"io/fs"
-	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +21,8 @@ type fileStat struct {
 	id       fileID
 	links    uint64
 	uid, gid uint32
-	blocks   int64 // of 512 bytes
+	blocks   int64     // of 512 bytes
+	changed  time.Time // zero: not known here
 }
 
 func stat(info fs.FileInfo) fileStat {
@@ -31,7 +33,7 @@ func stat(info fs.FileInfo) fileStat {
 	return fileStat{
 		id:    fileID{uint64(s.Dev), uint64(s.Ino)}, //nolint:unconvert // types differ between systems
 		links: uint64(s.Nlink),                      //nolint:unconvert // types differ between systems
-		uid:   s.Uid, gid: s.Gid, blocks: s.Blocks,
+		uid:   s.Uid, gid: s.Gid, blocks: s.Blocks, changed: changeTime(s),
 	}
 }
 
@@ -39,19 +41,18 @@ func stat(info fs.FileInfo) fileStat {
 type segment struct{ off, end int64 }
 
 // nextSegment returns the next part of f that holds data, from off; off == end
-// == size if only a hole is left.
-func nextSegment(f *os.File, off, size int64) segment {
-	start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA) // a descriptor fits
+// == size if only a hole is left. It moves the file's position.
+func nextSegment(f io.Seeker, off, size int64) segment {
+	start, err := f.Seek(off, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, unix.ENXIO):
 		return segment{size, size}
-	case err != nil || start >= size:
-		if err == nil {
-			return segment{size, size}
-		}
-		return segment{off, size} // the file system cannot tell
+	case err != nil || start < off: // the file system cannot tell
+		return segment{off, size}
+	case start >= size:
+		return segment{size, size}
 	}
-	end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE) // a descriptor fits
+	end, err := f.Seek(start, unix.SEEK_HOLE)
 	if err != nil || end > size || end <= start {
 		end = size
 	}

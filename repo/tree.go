@@ -181,7 +181,8 @@ func malformed(err error) error {
 // Slice is a piece of a file's content.
 type Slice struct {
 	Offset, Length int64
-	// Hole says that the piece is zero bytes that were never written.
+	// Hole says that the piece is zero bytes that are not stored: those of a
+	// hole of the file, or a long stretch of zeros.
 	Hole bool
 
 	s ondisk.Slice
@@ -218,17 +219,22 @@ func (t *Tree) Slices(ctx context.Context, e *Entry) iter.Seq2[Slice, error] {
 
 // extents iterates over the extent map of a file.
 func (r *Repository) extents(ctx context.Context, e *ondisk.Entry) iter.Seq2[ondisk.Slice, error] {
+	return r.slices(ctx, e.Extents, e.Map)
+}
+
+// slices iterates over a list of slices, or those in the tree at root.
+func (r *Repository) slices(ctx context.Context, list []ondisk.Slice, root *ondisk.Root) iter.Seq2[ondisk.Slice, error] {
 	return func(yield func(ondisk.Slice, error) bool) {
-		for _, s := range e.Extents {
+		for _, s := range list {
 			if !yield(s, nil) {
 				return
 			}
 		}
-		if e.Map == nil {
+		if root == nil {
 			return
 		}
 		var off uint64
-		for rec, err := range tree.New(*e.Map, r.loader.node(ondisk.KindExtent)).From(ctx, nil) {
+		for rec, err := range tree.New(*root, r.loader.node(ondisk.KindExtent)).From(ctx, nil) {
 			var s ondisk.Slice
 			if err == nil {
 				s, err = decodeExtent(rec, off)

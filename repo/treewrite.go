@@ -14,13 +14,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/stillpoint-go/protect/internal/chunk"
 	"github.com/stillpoint-go/protect/internal/ondisk"
 	"github.com/stillpoint-go/protect/internal/tree"
 )
 
 const (
-	smallFile = 128 << 10 // larger files have chunks of their own
+	smallFile = 128 << 10 // larger files do not share their chunks with others
 	openFiles = 64        // files open at once for one volume
 	ahead     = 256       // entries between the walk and the tree
 )
@@ -136,30 +135,18 @@ func (t *treeWriter) take(ctx context.Context, j *job) error {
 			return fmt.Errorf("%q: %w", j.path, j.err)
 		}
 	}
+	old := j.old
+	j.old = nil // entries may wait for long
 	switch {
-	case j.small != nil:
-		return t.takeSmall(j)
-	case j.extents != nil:
-		if err := j.extents.finish(j.entry); err != nil {
-			return err
-		}
-	}
-	return t.group.pass(j)
-}
-
-// takeSmall reuses the slices of the parent if the file is unchanged, and
-// otherwise lets the aggregator find a place for it.
-func (t *treeWriter) takeSmall(j *job) error {
-	old, err := t.parentEntry(j.path)
-	if err != nil {
-		return err
-	}
-	if old != nil && old.Hash == j.entry.Hash && old.Size == j.entry.Size && t.w.reusable(old.Extents) {
+	case j.small == nil:
+		return t.group.pass(j)
+	case old != nil && old.Hash == j.entry.Hash && old.Size == j.entry.Size && t.w.reusable(old.Extents):
 		j.entry.Extents = old.Extents
 		t.w.dropSmall(j)
 		return t.group.pass(j)
+	default:
+		return t.group.place(j)
 	}
-	return t.group.place(j)
 }
 
 // parentEntry returns the entry that the parent has at the path, or nil. Paths
@@ -195,14 +182,21 @@ func (t *treeWriter) abandon(err error) error {
 	return nil
 }
 
-// reusable reports whether all slices lie within chunks of the repository.
+// reusable reports whether slices that were found through the parent can be
+// referred to.
 func (w *Writer) reusable(slices []ondisk.Slice) bool {
+	return w.trusted || w.usable(ondisk.KindData, slices)
+}
+
+// usable reports whether all slices lie within chunks of the kind that the
+// session may refer to.
+func (w *Writer) usable(kind ondisk.Kind, slices []ondisk.Slice) bool {
 	for _, s := range slices {
 		if s.ID.IsZero() {
 			continue
 		}
-		l, ok := w.r.find(s.ID)
-		if !ok || l.Entry.Kind != ondisk.KindData || uint64(s.Off)+s.Len > uint64(l.Entry.Plain) {
+		l, ok := w.find(s.ID)
+		if !ok || l.Entry.Kind != kind || uint64(s.Off)+s.Len > uint64(l.Entry.Plain) {
 			return false
 		}
 	}
@@ -227,16 +221,19 @@ func (t *treeWriter) add(path string, e *ondisk.Entry) error {
 
 // readFiles reads the contents of files until there is no more work.
 func (w *Writer) readFiles(ctx context.Context, work <-chan *job) error {
-	var buf []byte // for large files
+	var large *pager
 	for j := range work {
-		j.err = w.readFile(ctx, j, &buf)
+		j.err = w.readFile(ctx, j, &large)
 		_ = j.file.Close()
 		close(j.done)
+	}
+	if large != nil {
+		large.close()
 	}
 	return nil
 }
 
-func (w *Writer) readFile(ctx context.Context, j *job, buf *[]byte) error {
+func (w *Writer) readFile(ctx context.Context, j *job, large **pager) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -251,34 +248,27 @@ func (w *Writer) readFile(ctx context.Context, j *job, buf *[]byte) error {
 		sparse = false // its file system compresses, or keeps small files elsewhere
 	}
 	if size <= smallFile && !sparse {
-		return w.readSmall(j, size)
-	}
-	if *buf == nil {
-		*buf = make([]byte, 2*chunk.Max)
-	}
-	j.extents = &extents{seed: w.cut, put: w.putNode(ondisk.KindExtent)}
-	for off := int64(0); off < size; {
-		s := segment{off, size}
-		if sparse {
-			s = nextSegment(j.file, off, size)
+		err = w.readSmall(j, size)
+	} else {
+		if *large == nil {
+			*large = w.newPager(ctx)
 		}
-		j.extents.addHole(uint64(s.off - off)) // not negative
-		n, err := w.readStream(ctx, io.NewSectionReader(j.file, s.off, s.end-s.off), *buf, j.extents)
-		if err != nil {
-			return err
+		(*large).begin(j.old, size)
+		if err = (*large).readFile(j.file, size, sparse); err == nil {
+			err = (*large).finish(j.entry)
 		}
-		if n < s.end-s.off {
-			break // the file has shrunk
-		}
-		off = s.end
 	}
-	return nil
+	if err == nil && int64(j.entry.Size) == size { // or else it is changing
+		j.entry.Stat = w.reuse.fingerprint(info, time.Now())
+	}
+	return err
 }
 
 func (w *Writer) readSmall(j *job, size int64) error {
 	data := w.smallBuffer(int(size))
-	n, err := io.ReadFull(j.file, data)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+	// Not from where the search for holes has left the file.
+	n, err := j.file.ReadAt(data, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	w.bytes.Add(int64(n))
@@ -311,46 +301,61 @@ func (w *Writer) dropSmall(j *job) {
 	j.small = nil
 }
 
-// readStream cuts r into chunks, stores them and adds them to the extent map.
-func (w *Writer) readStream(ctx context.Context, r io.Reader, buf []byte, x *extents) (int64, error) {
-	return w.table.Each(r, buf, func(data []byte) error {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-		id, err := w.pk.put(ondisk.KindData, data)
-		if err != nil {
-			return err
-		}
-		w.bytes.Add(int64(len(data)))
-		return x.add(ondisk.Slice{ID: id, Len: uint64(len(data))})
-	})
-}
-
 // PutStream stores all that r returns as a volume that is one file. An error
 // of r other than io.EOF ends the session: a truncated stream never becomes a
 // recovery point.
+//
+// What the parent has at the same place is not stored again, in units of 16
+// KiB. Other content is cut at boundaries that depend on it, so that it may
+// move; that of disks and databases, which [Writer.PutBlocks] says more about,
+// in chunks of 1 MiB.
 func (w *Writer) PutStream(ctx context.Context, volume string, r io.Reader) error {
+	return w.putFile(ctx, volume, func(p *pager, old *ondisk.Entry) error {
+		var size int64
+		if old != nil {
+			size = int64(old.Size) // below 2^62
+		}
+		p.begin(old, size)
+		return p.readStream(r)
+	})
+}
+
+// putFile stores a volume that is one file, which read passes to the pager.
+// Old is what the parent has, or nil.
+func (w *Writer) putFile(ctx context.Context, volume string, read func(p *pager, old *ondisk.Entry) error) error {
 	if err := w.begin(volume); err != nil {
 		return fmt.Errorf("volume: %w", err)
 	}
-	x := &extents{seed: w.cut, put: w.putNode(ondisk.KindExtent)}
-	if _, err := w.readStream(ctx, r, make([]byte, 2*chunk.Max), x); err != nil {
-		return fmt.Errorf("volume %q: %w", volume, err)
-	}
-	t, err := w.newTreeWriter(ctx, volume)
-	if err != nil {
-		return fmt.Errorf("volume %q: %w", volume, err)
-	}
-	v, err := t.run(ctx, func(emit func(*job) error) (int64, error) {
-		e := &ondisk.Entry{Type: ondisk.TypeFile, Mode: uint32(streamMode), ModTime: time.Now().UTC()}
-		return 0, emit(&job{path: ".", entry: e, extents: x})
-	})
+	v, err := w.writeFile(ctx, volume, read)
 	if err != nil {
 		return fmt.Errorf("volume %q: %w", volume, err)
 	}
 	v.Name = volume
 	w.done(v)
 	return nil
+}
+
+func (w *Writer) writeFile(ctx context.Context, volume string, read func(p *pager, old *ondisk.Entry) error) (Volume, error) {
+	t, err := w.newTreeWriter(ctx, volume)
+	if err != nil {
+		return Volume{}, err
+	}
+	return t.run(ctx, func(emit func(*job) error) (int64, error) {
+		old, err := t.parentEntry(".")
+		if err != nil {
+			return 0, err
+		}
+		p := w.newPager(ctx)
+		defer p.close()
+		if err := read(p, old); err != nil {
+			return 0, err
+		}
+		e := &ondisk.Entry{Type: ondisk.TypeFile, Mode: uint32(streamMode), ModTime: time.Now().UTC()}
+		if err := p.finish(e); err != nil {
+			return 0, err
+		}
+		return 0, emit(&job{path: ".", entry: e})
+	})
 }
 
 // streamMode is the mode with which a stream is restored.

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/stillpoint-go/protect/internal/chunk"
+	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
 	"github.com/stillpoint-go/protect/internal/store"
 )
@@ -34,6 +35,9 @@ type WriteOptions struct {
 	Level    string
 	Labels   map[string]string
 	Evidence map[string]map[string][]byte
+	// Reuse says which files need not be read, being those of the parent. The
+	// zero value reads all.
+	Reuse Reuse
 	// Progress, if set, is called from one goroutine at a time, at most twice a
 	// second and once at the end. It must not block.
 	Progress func(Progress)
@@ -84,6 +88,9 @@ type Writer struct {
 	condemned *ondisk.PackSet // never to be referred to again; nil stands for all packs
 	table     *chunk.Table
 	cut       uint64 // keys the boundaries of nodes and small-file chunks
+	reuse     Reuse
+	// trusted says that what the parent refers to need not be looked at.
+	trusted bool
 
 	mu struct {
 		sync.Mutex
@@ -123,7 +130,7 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	if p != nil {
 		return p.clone(), nil
 	}
-	w, err := r.newWriter(ctx, at, opts.Name)
+	w, err := r.newWriter(ctx, at, &opts)
 	if err != nil {
 		return nil, err
 	}
@@ -145,17 +152,17 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 
 // newWriter begins a session. The order of its steps is what keeps collectors
 // from deleting what the session is going to refer to.
-func (r *Repository) newWriter(ctx context.Context, at attempt, name string) (*Writer, error) {
+func (r *Repository) newWriter(ctx context.Context, at attempt, opts *WriteOptions) (*Writer, error) {
 	all, err := r.readRoots(ctx, "")
 	if err := r.tolerate(err); err != nil {
 		return nil, err
 	}
-	parent := all.newest(func(p *Point) bool { return p.Name == name })
+	parent := all.newest(func(p *Point) bool { return p.Name == opts.Name })
 	var pins []attempt
 	if parent != nil {
 		pins = append(pins, parent.at)
 	}
-	s, err := r.beginSession(ctx, at, name, pins...)
+	s, err := r.beginSession(ctx, at, opts.Name, pins...)
 	if err != nil {
 		return nil, err
 	}
@@ -175,8 +182,11 @@ func (r *Repository) newWriter(ctx context.Context, at attempt, name string) (*W
 	w := &Writer{
 		r: r, session: s, parent: parent, head: all.newest(func(*Point) bool { return true }), condemned: condemned,
 		table: chunk.NewTable(r.keys.ChunkTable(chunk.TableSize)), cut: r.keys.NodeSeed(),
+		reuse: opts.Reuse,
+		// The parent is pinned: no collector takes what it refers to. Only damage does.
+		trusted: !condemned.Damaged(),
 	}
-	w.pk = newPacker(ctx, r, s.id, w.usable)
+	w.pk = newPacker(ctx, r, s.id, func(id ondisk.ID) bool { _, ok := w.find(id); return ok })
 	w.mu.names = map[string]bool{}
 	return w, nil
 }
@@ -203,11 +213,10 @@ func (r *Repository) confirm(ctx context.Context, parent *Point) (*Point, error)
 	return parent, nil
 }
 
-// usable reports whether the session may refer to the repository's copy of a
-// chunk.
-func (w *Writer) usable(id ondisk.ID) bool {
+// find returns the repository's copy of a chunk, if the session may refer to it.
+func (w *Writer) find(id ondisk.ID) (index.Location, bool) {
 	l, ok := w.r.find(id)
-	return ok && w.condemned != nil && !w.condemned.Has(l.Pack.Ref)
+	return l, ok && w.condemned != nil && !w.condemned.Has(l.Pack.Ref)
 }
 
 func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) {

@@ -10,10 +10,7 @@
 // and 2025/558): that is why packs have no readable frames.
 package chunk
 
-import (
-	"encoding/binary"
-	"io"
-)
+import "encoding/binary"
 
 // Sizes of chunks, in bytes.
 const (
@@ -66,43 +63,62 @@ func (t *Table) Cut(b []byte) int {
 	return n
 }
 
-// maxEmptyReads in a row mean that a reader is broken, as in package bufio.
-const maxEmptyReads = 100
+// Cutter cuts a stream that is handed to it in pieces of any size. It is not
+// safe for concurrent use.
+type Cutter struct {
+	t          *Table
+	buf        []byte
+	start, end int // what waits in buf
+	fn         func(chunk []byte) error
+}
 
-// Each calls fn with the consecutive chunks of r until it ends. It uses buf,
-// of at least 2*Max bytes, and fn must not keep the chunk. It returns the
-// number of bytes that fn took.
-func (t *Table) Each(r io.Reader, buf []byte, fn func(chunk []byte) error) (int64, error) {
-	var total int64
-	start, end, eof, empty := 0, 0, false, 0
-	for {
-		for !eof && end-start < Max {
-			if len(buf)-start < Max { // no room for a whole chunk behind start
-				end = copy(buf, buf[start:end])
-				start = 0
-			}
-			n, err := r.Read(buf[end:])
-			end += n
-			if empty++; n > 0 {
-				empty = 0
-			}
-			switch {
-			case err == io.EOF:
-				eof = true
-			case err != nil:
-				return total, err
-			case empty == maxEmptyReads:
-				return total, io.ErrNoProgress
+// NewCutter returns a cutter that calls fn with the chunks in order. fn must
+// not keep them. The cutter takes 2*Max bytes of memory.
+func NewCutter(t *Table, fn func(chunk []byte) error) *Cutter {
+	return &Cutter{t: t, buf: make([]byte, 2*Max), fn: fn}
+}
+
+// Write appends p to the stream.
+func (c *Cutter) Write(p []byte) error {
+	for len(p) > 0 {
+		if c.end == len(c.buf) {
+			c.end = copy(c.buf, c.buf[c.start:])
+			c.start = 0
+		}
+		n := copy(c.buf[c.end:], p)
+		c.end += n
+		p = p[n:]
+		for c.end-c.start >= Max {
+			if err := c.cut(); err != nil {
+				return err
 			}
 		}
-		if start == end {
-			return total, nil
-		}
-		n := t.Cut(buf[start:end])
-		if err := fn(buf[start : start+n]); err != nil {
-			return total, err
-		}
-		start += n
-		total += int64(n)
 	}
+	return nil
+}
+
+func (c *Cutter) cut() error {
+	b := c.buf[c.start:c.end]
+	n := c.t.Cut(b)
+	c.start += n
+	return c.fn(b[:n])
+}
+
+// Flush cuts what waits: the stream ends here, and another may begin.
+func (c *Cutter) Flush() error {
+	for c.start < c.end {
+		if err := c.cut(); err != nil {
+			return err
+		}
+	}
+	c.start, c.end = 0, 0
+	return nil
+}
+
+// Rest takes back what waits, instead of having it cut. It is valid until the
+// next Write.
+func (c *Cutter) Rest() []byte {
+	b := c.buf[c.start:c.end]
+	c.start, c.end = 0, 0
+	return b
 }

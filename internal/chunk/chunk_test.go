@@ -5,11 +5,9 @@ package chunk_test
 import (
 	"bytes"
 	"errors"
-	"io"
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"testing/iotest"
 
 	"github.com/zeebo/blake3"
 
@@ -35,13 +33,17 @@ func cut(t *chunk.Table, b []byte) [][]byte {
 	return out
 }
 
-func each(t *chunk.Table, r io.Reader, size int) ([][]byte, int64, error) {
-	var out [][]byte
-	n, err := t.Each(r, make([]byte, size), func(c []byte) error {
-		out = append(out, bytes.Clone(c))
-		return nil
-	})
-	return out, n, err
+// write passes data to a cutter in pieces of random sizes, which differ from
+// call to call.
+func write(c *chunk.Cutter, rng *rand.Rand, data []byte) error {
+	for len(data) > 0 {
+		n := min(len(data), 1+rng.IntN(1<<rng.IntN(24)))
+		if err := c.Write(data[:n]); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
 }
 
 func TestSizes(t *testing.T) {
@@ -63,64 +65,110 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// fragments reads in pieces of random sizes, which differ from call to call.
-type fragments struct {
-	r   io.Reader
-	rng *rand.Rand
-}
-
-func (f fragments) Read(p []byte) (int, error) {
-	return f.r.Read(p[:min(len(p), 1+f.rng.IntN(1<<f.rng.IntN(22)))])
-}
-
-func TestEachEqualsCut(t *testing.T) {
+// TestCutterEqualsCut passes several streams to one cutter.
+func TestCutterEqualsCut(t *testing.T) {
 	tab := table()
 	rng := rand.New(rand.NewPCG(5, 5))
+	var got [][]byte
+	c := chunk.NewCutter(tab, func(b []byte) error {
+		got = append(got, bytes.Clone(b))
+		return nil
+	})
 	for _, n := range []int{0, 1, chunk.Min - 1, chunk.Min, chunk.Min + 1, chunk.Avg, chunk.Max - 1, chunk.Max, chunk.Max + 1, 2 * chunk.Max, 3*chunk.Max + 7, 17 << 20} {
 		for name, data := range map[string][]byte{"random": random(byte(n), n), "zeros": make([]byte, n)} {
-			want := cut(tab, data)
-			for how, wrap := range map[string]func(io.Reader) io.Reader{
-				"whole": func(r io.Reader) io.Reader { return r }, "half": iotest.HalfReader, "data with EOF": iotest.DataErrReader,
-				"fragments": func(r io.Reader) io.Reader { return fragments{r, rng} },
-			} {
-				for _, size := range []int{2 * chunk.Max, 2*chunk.Max + 4097} {
-					got, total, err := each(tab, wrap(bytes.NewReader(data)), size)
-					if err != nil || total != int64(n) || !slices.EqualFunc(got, want, bytes.Equal) {
-						t.Errorf("%d bytes %s, read %s: %d chunks with %d bytes, want %d: %v", n, name, how, len(got), total, len(want), err)
-					}
+			for range 4 {
+				got = got[:0]
+				if err := errors.Join(write(c, rng, data), c.Flush()); err != nil {
+					t.Fatal(err)
+				}
+				if want := cut(tab, data); !slices.EqualFunc(got, want, bytes.Equal) {
+					t.Errorf("%d bytes %s: %d chunks, want %d", n, name, len(got), len(want))
+				}
+				if len(c.Rest()) > 0 {
+					t.Errorf("%d bytes %s: something is left", n, name)
 				}
 			}
 		}
 	}
-	data := random(3, chunk.Max+chunk.Min)
-	if got, _, err := each(tab, iotest.OneByteReader(bytes.NewReader(data)), 2*chunk.Max); err != nil || !slices.EqualFunc(got, cut(tab, data), bytes.Equal) {
-		t.Errorf("byte by byte: %d chunks, %v", len(got), err)
+}
+
+// TestCutterRest takes back what was not cut.
+func TestCutterRest(t *testing.T) {
+	tab := table()
+	data := random(3, 20<<20)
+	rng := rand.New(rand.NewPCG(6, 6))
+	for range 30 {
+		var got []byte
+		c := chunk.NewCutter(tab, func(b []byte) error {
+			got = append(got, b...)
+			return nil
+		})
+		part := data[:rng.IntN(len(data))]
+		if err := write(c, rng, part); err != nil {
+			t.Fatal(err)
+		}
+		rest := c.Rest()
+		if !bytes.Equal(append(got, rest...), part) || len(rest) >= chunk.Max {
+			t.Errorf("of %d bytes, %d were cut and %d are left", len(part), len(got), len(rest))
+		}
 	}
 }
 
-func TestEachErrors(t *testing.T) {
-	tab, boom := table(), errors.New("boom")
-	data := random(1, 6<<20)
-	chunks, n, err := each(tab, io.MultiReader(bytes.NewReader(data), iotest.ErrReader(boom)), 2*chunk.Max)
-	if !errors.Is(err, boom) || n > int64(len(data)) || !bytes.HasPrefix(data, bytes.Join(chunks, nil)) || int64(len(bytes.Join(chunks, nil))) != n {
-		t.Errorf("failing reader: %d bytes, %v", n, err)
+func TestCutterErrors(t *testing.T) {
+	boom := errors.New("boom")
+	c := chunk.NewCutter(table(), func([]byte) error { return boom })
+	if err := c.Write(random(1, 6<<20)); !errors.Is(err, boom) {
+		t.Errorf("write: %v", err)
 	}
-	if n, err := tab.Each(bytes.NewReader(data), make([]byte, 2*chunk.Max), func([]byte) error { return boom }); !errors.Is(err, boom) || n != 0 {
-		t.Errorf("failing function: %d bytes, %v", n, err)
-	}
-	if _, _, err := each(tab, iotest.TimeoutReader(fragments{bytes.NewReader(data), rand.New(rand.NewPCG(1, 1))}), 2*chunk.Max); !errors.Is(err, iotest.ErrTimeout) {
-		t.Errorf("time-out: %v", err)
+	if err := c.Flush(); !errors.Is(err, boom) {
+		t.Errorf("flush: %v", err)
 	}
 }
 
-// stuck never returns anything, which io.Reader discourages but allows.
-type stuck struct{}
-
-func (stuck) Read([]byte) (int, error) { return 0, nil }
-
-func TestReaderWithoutProgress(t *testing.T) {
-	if _, _, err := each(table(), stuck{}, 2*chunk.Max); !errors.Is(err, io.ErrNoProgress) {
-		t.Errorf("got %v", err)
+// TestPaged knows what real programs write, and not what only looks a little
+// like it.
+func TestPaged(t *testing.T) {
+	head := func(parts map[int]string) []byte {
+		b := random(7, chunk.Head)
+		for off, s := range parts {
+			copy(b[off:], s)
+		}
+		return b
+	}
+	pg := func(lower, version string) string {
+		return "\x00\x00\x00\x00\x28\x5f\x9d\x01\x00\x00\x04\x00" + lower + "\x80\x1e\x00\x20" + version
+	}
+	page := pg("\x40\x00", "\x04\x20")
+	for _, tc := range []struct {
+		name string
+		head []byte
+		want bool
+	}{
+		{"SQLite", head(map[int]string{0: "SQLite format 3\x00\x10\x00"}), true},
+		{"SQLite, 64 KiB", head(map[int]string{0: "SQLite format 3\x00\x00\x01"}), true},
+		{"about SQLite", head(map[int]string{0: "SQLite format 3\x00is the string"}), false},
+		{"InnoDB", head(map[int]string{4: "\x00\x00\x00\x00", 24: "\x00\x08", 34: "\x00\x00\x00\x07\x00\x00\x00\x07"}), true},
+		{"InnoDB, another page", head(map[int]string{4: "\x00\x00\x00\x01", 24: "\x00\x08", 34: "\x00\x00\x00\x07\x00\x00\x00\x07"}), false},
+		{"PostgreSQL", head(map[int]string{0: page, 8192: page}), true},
+		{"one page of PostgreSQL", head(map[int]string{0: page}), false},
+		{"PostgreSQL, disordered", head(map[int]string{0: page, 8192: pg("\x40\x1f", "\x04\x20")}), false},
+		{"PostgreSQL, unknown version", head(map[int]string{0: page, 8192: pg("\x40\x00", "\x05\x20")}), false},
+		{"ext4", head(map[int]string{1028: "\x00\x00\x10\x00", 1048: "\x02\x00\x00\x00", 1080: "\x53\xef", 1100: "\x01\x00\x00\x00"}), true},
+		{"not ext4", head(map[int]string{1048: "\x02\x01\x00\x00", 1080: "\x53\xef", 1100: "\x01\x00\x00\x00"}), false},
+		{"XFS", head(map[int]string{0: "XFSB"}), true},
+		{"btrfs", head(map[int]string{64<<10 + 64: "_BHRfS_M"}), true},
+		{"GPT", head(map[int]string{512: "EFI PART"}), true},
+		{"noise", head(nil), false},
+		{"text", bytes.Repeat([]byte("some text\n"), 8<<10), false},
+		{"zeros", make([]byte, chunk.Head), false},
+		{"nothing", nil, false},
+	} {
+		if got := chunk.Paged(tc.head); got != tc.want {
+			t.Errorf("%s: %t", tc.name, got)
+		}
+		for n := range min(2000, len(tc.head)) {
+			_ = chunk.Paged(tc.head[:n]) // must not panic
+		}
 	}
 }
 
@@ -159,13 +207,12 @@ func TestInsertionIsLocal(t *testing.T) {
 	}
 }
 
-func FuzzEach(f *testing.F) {
+func FuzzCutter(f *testing.F) {
 	f.Add([]byte("seed"), uint32(5<<20), uint64(1))
 	f.Add([]byte{0}, uint32(9<<20), uint64(2))
 	f.Add([]byte{}, uint32(0), uint64(3))
 	f.Add(random(1, 1000), uint32(1<<20), uint64(4))
 	tab := table()
-	buf := make([]byte, 2*chunk.Max)
 	f.Fuzz(func(t *testing.T, pattern []byte, size uint32, seed uint64) {
 		if len(pattern) == 0 {
 			size = 0
@@ -175,15 +222,15 @@ func FuzzEach(f *testing.F) {
 			copy(data[i:], pattern)
 		}
 		want, i := cut(tab, data), 0
-		n, err := tab.Each(fragments{bytes.NewReader(data), rand.New(rand.NewPCG(seed, 0))}, buf, func(c []byte) error {
-			if i >= len(want) || !bytes.Equal(c, want[i]) {
+		c := chunk.NewCutter(tab, func(b []byte) error {
+			if i >= len(want) || !bytes.Equal(b, want[i]) {
 				t.Fatalf("chunk %d differs", i)
 			}
 			i++
 			return nil
 		})
-		if err != nil || n != int64(len(data)) || i != len(want) {
-			t.Fatalf("%d of %d chunks with %d of %d bytes, %v", i, len(want), n, len(data), err)
+		if err := errors.Join(write(c, rand.New(rand.NewPCG(seed, 0)), data), c.Flush()); err != nil || i != len(want) {
+			t.Fatalf("%d of %d chunks, %v", i, len(want), err)
 		}
 	})
 }

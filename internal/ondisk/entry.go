@@ -39,6 +39,41 @@ type Entry struct {
 	// are in a tree of their own, at Map.
 	Extents []Slice
 	Map     *Root
+	// Stat and Pages are hints for a later session: without them, and to a
+	// reader that does not know them, the file is the same.
+	Stat  *Stat
+	Pages *Pages
+}
+
+// Stat is by what a file system shows that a file was changed. With equal
+// size, modification time and Stat, the content is the same.
+type Stat struct {
+	Changed time.Time // st_ctime
+	Inode   uint64
+}
+
+// PageSize is the unit in which changes of large files are found.
+const PageSize = 16 << 10
+
+// PageHash is the size of a page's hash.
+const PageHash = 8
+
+// Pages is where the keyed hashes of a file's pages are, one after the other:
+// in slices of chunks of KindPages, or if they are many, in a tree of slices
+// like that of a long extent map. The last page may be short. The hash of a
+// page of zeros is zero; so a hole stands for pages of zeros.
+type Pages struct {
+	Extents []Slice
+	Map     *Root
+}
+
+// PagesLen returns the length of the hashes of a file of this size.
+func PagesLen(size uint64) uint64 {
+	n := size / PageSize
+	if size%PageSize > 0 {
+		n++
+	}
+	return n * PageHash
 }
 
 // Xattr is an extended attribute. Names are in ascending order in an entry.
@@ -63,6 +98,8 @@ const (
 	tagExtents  = 5
 	tagMap      = 6
 	optionalTag = 128
+	tagStat     = 128
+	tagPages    = 129
 )
 
 const (
@@ -77,10 +114,7 @@ func AppendEntry(b []byte, e *Entry) []byte {
 	m := AppendUvarint([]byte{byte(e.Type)}, uint64(e.Mode))
 	m = AppendUvarint(m, uint64(e.UID))
 	m = AppendUvarint(m, uint64(e.GID))
-	m = AppendUvarint(m, e.Size)
-	sec := e.ModTime.Unix()
-	m = AppendUvarint(m, uint64(sec<<1)^uint64(sec>>63)) // zigzag
-	m = AppendUvarint(m, uint64(e.ModTime.Nanosecond())) // not negative
+	m = appendTime(AppendUvarint(m, e.Size), e.ModTime)
 	b = appendField(b, tagMeta, m)
 	if e.Target != "" {
 		b = appendField(b, tagTarget, []byte(e.Target))
@@ -103,7 +137,33 @@ func AppendEntry(b []byte, e *Entry) []byte {
 		b = appendField(b, tagExtents, x)
 	}
 	if e.Map != nil {
-		b = appendField(b, tagMap, append(e.Map.ID[:], e.Map.Height))
+		b = appendField(b, tagMap, appendRoot(nil, e.Map))
+	}
+	if e.Stat != nil {
+		b = appendField(b, tagStat, AppendUvarint(appendTime(nil, e.Stat.Changed), e.Stat.Inode))
+	}
+	if e.Pages != nil {
+		b = appendField(b, tagPages, appendPages(nil, e.Pages))
+	}
+	return b
+}
+
+func appendTime(b []byte, t time.Time) []byte {
+	sec := t.Unix()
+	b = AppendUvarint(b, uint64(sec<<1)^uint64(sec>>63)) // zigzag
+	return AppendUvarint(b, uint64(t.Nanosecond()))      // not negative
+}
+
+func appendRoot(b []byte, r *Root) []byte { return append(append(b, r.ID[:]...), r.Height) }
+
+// appendPages begins with the number of slices; none stands for a tree.
+func appendPages(b []byte, p *Pages) []byte {
+	b = AppendUvarint(b, uint64(len(p.Extents)))
+	if p.Map != nil {
+		return appendRoot(b, p.Map)
+	}
+	for _, s := range p.Extents {
+		b = AppendSlice(b, s)
 	}
 	return b
 }
@@ -132,8 +192,7 @@ func DecodeEntry(b []byte) (*Entry, error) {
 			d.fail("empty field") // an absent one says the same
 			break
 		}
-		e.decodeField(tag, p)
-		if tag >= optionalTag {
+		if !e.decodeField(tag, p) {
 			continue
 		}
 		if err := p.Done(); err != nil {
@@ -146,7 +205,8 @@ func DecodeEntry(b []byte) (*Entry, error) {
 	return e, e.Validate()
 }
 
-func (e *Entry) decodeField(tag uint64, p *Decoder) {
+// decodeField decodes a field, or reports that it is one to be left out.
+func (e *Entry) decodeField(tag uint64, p *Decoder) bool {
 	switch tag {
 	case tagMeta:
 		e.Type = EntryType(p.Byte())
@@ -154,10 +214,7 @@ func (e *Entry) decodeField(tag uint64, p *Decoder) {
 		e.UID = uint32(p.Uvarint(1<<32 - 1)) // bounded
 		e.GID = uint32(p.Uvarint(1<<32 - 1)) // bounded
 		e.Size = p.Uvarint(maxSize)
-		zz := p.Uvarint(1<<64 - 1)             // zigzag
-		sec := int64(zz>>1) ^ -int64(zz&1)     // zigzag
-		nsec := int64(p.Uvarint(1e9 - 1))      // bounded
-		e.ModTime = time.Unix(sec, nsec).UTC() // the zone is not stored
+		e.ModTime = p.time()
 	case tagTarget:
 		e.Target = string(p.Fixed(p.Len()))
 	case tagXattrs:
@@ -174,17 +231,46 @@ func (e *Entry) decodeField(tag uint64, p *Decoder) {
 			e.Extents = append(e.Extents, p.Slice())
 		}
 	case tagMap:
-		e.Map = &Root{}
-		copy(e.Map.ID[:], p.Fixed(len(e.Map.ID)))
-		e.Map.Height = p.Byte()
-		if e.Map.Height >= MaxTreeHeight {
-			p.fail("tree too high")
-		}
+		e.Map = p.root()
+	case tagStat:
+		e.Stat = &Stat{Changed: p.time(), Inode: p.Uvarint(1<<64 - 1)}
+	case tagPages:
+		e.Pages = p.pages()
 	default:
-		if tag < optionalTag {
-			p.fail("unknown field")
+		if tag >= optionalTag {
+			return false
 		}
+		p.fail("unknown field")
 	}
+	return true
+}
+
+func (d *Decoder) time() time.Time {
+	zz := d.Uvarint(1<<64 - 1)         // zigzag
+	sec := int64(zz>>1) ^ -int64(zz&1) // zigzag
+	nsec := int64(d.Uvarint(1e9 - 1))  // bounded
+	return time.Unix(sec, nsec).UTC()  // the zone is not stored
+}
+
+func (d *Decoder) root() *Root {
+	r := &Root{}
+	copy(r.ID[:], d.Fixed(len(r.ID)))
+	if r.Height = d.Byte(); r.Height >= MaxTreeHeight {
+		d.fail("tree too high")
+	}
+	return r
+}
+
+func (d *Decoder) pages() *Pages {
+	n := d.Uvarint(maxExtents)
+	if n == 0 {
+		return &Pages{Map: d.root()}
+	}
+	p := &Pages{}
+	for ; n > 0 && d.err == nil; n-- {
+		p.Extents = append(p.Extents, d.Slice())
+	}
+	return p
 }
 
 // Validate reports what a reader would refuse in the entry. Writers must ask,
@@ -204,7 +290,7 @@ func (e *Entry) Validate() error {
 		return bad("target too long")
 	case e.Type == TypeLink && !ValidPath(e.Target):
 		return bad("link to an invalid path")
-	case !hasData && (e.Size != 0 || len(e.Extents) > 0 || e.Map != nil || !e.Hash.IsZero()):
+	case !hasData && (e.Size != 0 || len(e.Extents) > 0 || e.Map != nil || !e.Hash.IsZero() || e.Stat != nil || e.Pages != nil):
 		return bad("data in something that is not a file")
 	case e.Map != nil && (len(e.Extents) > 0 || e.Map.Height >= MaxTreeHeight):
 		return bad("extent map")
@@ -214,10 +300,28 @@ func (e *Entry) Validate() error {
 	if err := validateXattrs(e.Xattrs); err != nil {
 		return err
 	}
+	if e.Pages != nil {
+		if err := e.validatePages(); err != nil {
+			return err
+		}
+	}
 	if hasData && e.Map == nil {
 		return validateExtents(e.Extents, e.Size)
 	}
 	return nil
+}
+
+func (e *Entry) validatePages() error {
+	p := e.Pages
+	switch {
+	case e.Size == 0, (p.Map == nil) == (len(p.Extents) == 0), len(p.Extents) > maxExtents,
+		p.Map != nil && p.Map.Height >= MaxTreeHeight:
+		return fmt.Errorf("%w: entry: page hashes", ErrMalformed)
+	case p.Map == nil:
+		return validateExtents(p.Extents, PagesLen(e.Size))
+	default:
+		return nil
+	}
 }
 
 func validateXattrs(xattrs []Xattr) error {

@@ -59,6 +59,7 @@ const (
 	KindData   Kind = 1 // contents of files and streams
 	KindTree   Kind = 2 // node of a volume's tree
 	KindExtent Kind = 3 // node of a file's extent map
+	KindPages  Kind = 4 // hashes of the pages of a file
 )
 
 // Meta reports whether chunks of this kind go to the metadata packs.

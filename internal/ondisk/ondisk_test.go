@@ -61,8 +61,12 @@ func randomEntry(rng *rand.Rand) *ondisk.Entry {
 	case ondisk.TypeLink:
 		e.Target = randomName(rng) + "/" + randomName(rng)
 	case ondisk.TypeFile:
+		if rng.IntN(2) == 0 {
+			e.Stat = &ondisk.Stat{Changed: time.Unix(int64(rng.Uint64())>>rng.IntN(64), rng.Int64N(1e9)).UTC(), Inode: rng.Uint64()} // any
+		}
 		if rng.IntN(4) == 0 {
-			e.Size = rng.Uint64N(1 << 62)
+			e.Size = 1 + rng.Uint64N(1<<62)
+			e.Pages = randomPages(rng, e.Size)
 			e.Map = &ondisk.Root{ID: randomID(rng), Height: uint8(rng.IntN(ondisk.MaxTreeHeight))} // small
 			break
 		}
@@ -74,9 +78,29 @@ func randomEntry(rng *rand.Rand) *ondisk.Entry {
 		if rng.IntN(2) == 0 {
 			e.Hash = randomID(rng)
 		}
+		if e.Size > 0 && rng.IntN(2) == 0 {
+			e.Pages = randomPages(rng, e.Size)
+		}
 	default: // a directory has nothing more
 	}
 	return e
+}
+
+func randomPages(rng *rand.Rand, size uint64) *ondisk.Pages {
+	if rng.IntN(2) == 0 {
+		return &ondisk.Pages{Map: &ondisk.Root{ID: randomID(rng), Height: uint8(rng.IntN(ondisk.MaxTreeHeight))}} // small
+	}
+	p := &ondisk.Pages{}
+	for rest := ondisk.PagesLen(size); rest > 0; {
+		s := ondisk.Slice{Len: rest}
+		if len(p.Extents) < 20 {
+			s = randomSlice(rng)
+			s.Len = min(s.Len, rest)
+		}
+		p.Extents = append(p.Extents, s)
+		rest -= s.Len
+	}
+	return p
 }
 
 func TestEntryRoundTrip(t *testing.T) {
@@ -155,6 +179,29 @@ func TestWritersAndReadersAgree(t *testing.T) {
 		{"link outside", file(of(ondisk.TypeLink, "../b")), false},
 		{"no target", file(of(ondisk.TypeSymlink, "")), false},
 		{"unknown type", file(of(9, "")), false},
+		{"page hashes", file(func(e *ondisk.Entry) {
+			hole(16<<10 + 1)(e)
+			e.Pages = &ondisk.Pages{Extents: []ondisk.Slice{{Len: 16}}}
+		}), true},
+		{"page hashes too short", file(func(e *ondisk.Entry) {
+			hole(16<<10 + 1)(e)
+			e.Pages = &ondisk.Pages{Extents: []ondisk.Slice{{Len: 8}}}
+		}), false},
+		{"page hashes of the largest file", file(func(e *ondisk.Entry) {
+			hole(1 << 62)(e)
+			e.Pages = &ondisk.Pages{Extents: []ondisk.Slice{{Len: 1 << 51}}}
+		}), true},
+		{"page hashes nowhere", file(func(e *ondisk.Entry) { hole(1)(e); e.Pages = &ondisk.Pages{} }), false},
+		{"page hashes twice", file(func(e *ondisk.Entry) {
+			hole(1)(e)
+			e.Pages = &ondisk.Pages{Extents: []ondisk.Slice{{Len: 8}}, Map: &ondisk.Root{}}
+		}), false},
+		{"page hashes too high", file(func(e *ondisk.Entry) {
+			hole(1)(e)
+			e.Pages = &ondisk.Pages{Map: &ondisk.Root{Height: ondisk.MaxTreeHeight}}
+		}), false},
+		{"page hashes of nothing", file(func(e *ondisk.Entry) { e.Pages = &ondisk.Pages{Map: &ondisk.Root{}} }), false},
+		{"status of a link", &ondisk.Entry{Type: ondisk.TypeLink, Target: "a", Stat: &ondisk.Stat{}}, false},
 		{"nanoseconds", file(func(e *ondisk.Entry) { e.ModTime = time.Unix(math.MinInt64, 999_999_999).UTC() }), true},
 	}
 	for _, tc := range tests {
@@ -187,7 +234,7 @@ func TestMalformedEntries(t *testing.T) {
 			t.Errorf("%s: %x decodes to %+v", name, b, e)
 		}
 	}
-	if _, err := ondisk.DecodeEntry(append(slices.Clone(good), 0x80, 0x01, 3, 'a', 'b', 'c')); err != nil {
+	if _, err := ondisk.DecodeEntry(append(slices.Clone(good), 0xff, 0x01, 3, 'a', 'b', 'c')); err != nil {
 		t.Errorf("an optional field is refused: %v", err)
 	}
 }

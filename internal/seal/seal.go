@@ -89,7 +89,6 @@ type Keys struct {
 	repo    [16]byte
 	secrets []Secret // by epoch
 	chunkID hasher
-	page    hasher
 }
 
 // hasher is a pool of hashers with one key.
@@ -120,7 +119,6 @@ func (h *hasher) sum(out []byte, parts ...[]byte) {
 func NewKeys(repo [16]byte, secrets ...Secret) *Keys {
 	k := &Keys{repo: repo, secrets: secrets}
 	k.chunkID.init(k.derive("chunk id", 32))
-	k.page.init(k.derive("page hash", 32))
 	return k
 }
 
@@ -161,13 +159,6 @@ func (k *Keys) NodeSeed() uint64 {
 func (k *Keys) ChunkID(kind ondisk.Kind, plain []byte) (id ondisk.ID) {
 	k.chunkID.sum(id[:], plain, []byte{byte(kind)})
 	return id
-}
-
-// PageHash returns the hash by which a page of a volume is compared with what
-// it was when it was last read.
-func (k *Keys) PageHash(page []byte) (h [8]byte) {
-	k.page.sum(h[:], page)
-	return h
 }
 
 // PointName returns the name under which the recovery point with the caller's
