@@ -186,15 +186,23 @@ func (t *Table) Packs() []*PackInfo { return t.packs }
 
 // Find returns where the chunk is; of several copies it returns one.
 func (t *Table) Find(id ondisk.ID) (Location, bool) {
-	n := t.recs.Len()
-	i := sort.Search(n, func(i int) bool { return bytes.Compare(t.recs.at(i)[:32], id[:]) >= 0 })
-	if i == n || !bytes.Equal(t.recs.at(i)[:32], id[:]) {
+	i, ok := t.Ordinal(id)
+	if !ok {
 		return Location{}, false
 	}
-	return t.location(i), true
+	return t.At(i), true
 }
 
-func (t *Table) location(i int) Location {
+// Ordinal returns the place of the chunk's first record. Its further copies
+// follow.
+func (t *Table) Ordinal(id ondisk.ID) (int, bool) {
+	n := t.recs.Len()
+	i := sort.Search(n, func(i int) bool { return bytes.Compare(t.recs.at(i)[:32], id[:]) >= 0 })
+	return i, i < n && bytes.Equal(t.recs.at(i)[:32], id[:])
+}
+
+// At returns what the record at this place says.
+func (t *Table) At(i int) Location {
 	r := t.recs.at(i)
 	return Location{Pack: t.packs[binary.LittleEndian.Uint32(r[32:])], Entry: decode(r)}
 }

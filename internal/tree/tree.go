@@ -184,8 +184,8 @@ type Tree struct {
 // New returns a reader of the tree at root.
 func New(root ondisk.Root, get Get) *Tree { return &Tree{root: root, get: get} }
 
-// node decodes a node and checks that its keys are strictly ascending and
-// within bounds.
+// node reads a node and checks that its keys are strictly ascending and within
+// bounds.
 func (t *Tree) node(ctx context.Context, id ondisk.ID, height int, in bounds) ([]Record, error) {
 	if height >= ondisk.MaxTreeHeight {
 		return nil, fmt.Errorf("%w: too high", ErrMalformed)
@@ -194,6 +194,32 @@ func (t *Tree) node(ctx context.Context, id ondisk.ID, height int, in bounds) ([
 	if err != nil {
 		return nil, err
 	}
+	recs, err := decode(raw, height, in)
+	if err == nil && height < int(t.root.Height) && !bytes.Equal(recs[0].Key, in.lo) {
+		err = fmt.Errorf("%w: keys out of order", ondisk.ErrMalformed)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: node %s: %w", ErrMalformed, id, err)
+	}
+	return recs, nil
+}
+
+// Decode decodes the content of one node: of height 0 the records, and of any
+// other the first key and the id of each child. It checks the node alone, not
+// its place in a tree. For whoever needs to know all nodes of many trees, each
+// once, and nothing of their order.
+func Decode(raw []byte, height int) ([]Record, error) {
+	if height < 0 || height >= ondisk.MaxTreeHeight {
+		return nil, fmt.Errorf("%w: too high", ErrMalformed)
+	}
+	recs, err := decode(raw, height, bounds{})
+	if err != nil {
+		return nil, fmt.Errorf("%w: node: %w", ErrMalformed, err)
+	}
+	return recs, nil
+}
+
+func decode(raw []byte, height int, in bounds) ([]Record, error) {
 	d := ondisk.NewDecoder(raw)
 	if int(d.Byte()) != height {
 		d.Fail("node height")
@@ -214,7 +240,6 @@ func (t *Tree) node(ctx context.Context, id ondisk.ID, height int, in bounds) ([
 		switch {
 		case i > 0 && (bytes.Compare(key, prev) <= 0 || shared != sharedPrefix(prev, key)),
 			i == 0 && (shared != 0 || bytes.Compare(key, in.lo) < 0),
-			i == 0 && height < int(t.root.Height) && !bytes.Equal(key, in.lo),
 			in.hi != nil && bytes.Compare(key, in.hi) >= 0:
 			d.Fail("keys out of order")
 		case height > 0 && len(value) != len(ondisk.ID{}):
@@ -231,10 +256,7 @@ func (t *Tree) node(ctx context.Context, id ondisk.ID, height int, in bounds) ([
 	if n == 0 {
 		d.Fail("empty node")
 	}
-	if err := d.Done(); err != nil {
-		return nil, fmt.Errorf("%w: node %s: %w", ErrMalformed, id, err)
-	}
-	return recs, nil
+	return recs, d.Done()
 }
 
 // Get returns the value of key, or false.
