@@ -45,11 +45,15 @@ const (
 	// Truncate cuts what a Get delivers, or what a Put or PutOnce stores, after
 	// Fault.Offset bytes, and returns no error. Other calls work.
 	Truncate
+	// Twice lets a call work, and its effect takes place once more at
+	// [Bucket.Settle]: a request that the network repeated. Calls without an
+	// effect just work.
+	Twice
 )
 
 // String returns the name of the constant.
 func (a Action) String() string {
-	names := [...]string{"None", "FailBefore", "FailAfter", "Hang", "HangAfter", "Late", "Corrupt", "Truncate"}
+	names := [...]string{"None", "FailBefore", "FailAfter", "Hang", "HangAfter", "Late", "Corrupt", "Truncate", "Twice"}
 	if a < 0 || int(a) >= len(names) {
 		return fmt.Sprintf("Action(%d)", int(a))
 	}
@@ -63,8 +67,9 @@ type Fault struct {
 	// Kill ends the process with this call: after the Action took place, the
 	// call and all later ones fail with ErrKilled. With None, FailBefore or Hang
 	// the process dies before the effect; with FailAfter or HangAfter between
-	// the effect and its answer; with Late the effect outlives it. With Corrupt
-	// and Truncate the damaged write is there.
+	// the effect and its answer; with Late the effect outlives it, and
+	// with Twice it takes place and does so again. With Corrupt and Truncate the
+	// damaged write is there.
 	Kill bool
 	// Offset is the place of the damage, in bytes from the start of what is
 	// delivered or stored. A FailAfter of a Get delivers so much before it fails.
@@ -148,6 +153,9 @@ func (b *Bucket) call(ctx context.Context, op Op, e effect) error {
 
 func (b *Bucket) apply(ctx context.Context, kind Kind, f Fault, e effect) error {
 	reads := kind == Get || kind == List || kind == Attributes
+	if f.Action == Twice && !reads {
+		b.store.later(e)
+	}
 	switch {
 	case f.Action == FailBefore, f.Action == Late && reads:
 		return f.error()

@@ -198,7 +198,20 @@ func (b *Bucket) Settle() int {
 
 // SettleNext lets the oldest late effect of all processes land now. It reports
 // false if there is none.
-func (b *Bucket) SettleNext() bool { return b.store.settleNext() }
+func (b *Bucket) SettleNext() bool { return b.store.settle(0) }
+
+// SettleAt lets late effect number i of all processes land now, counted from 0
+// for the oldest one. It reports false if there is none.
+func (b *Bucket) SettleAt(i int) bool { return b.store.settle(i) }
+
+// Pending returns the number of late effects of all processes that have not
+// landed yet.
+func (b *Bucket) Pending() int {
+	s := b.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.mu.pending)
+}
 
 // Objects returns a copy of the contents of all objects.
 func (b *Bucket) Objects() map[string][]byte {

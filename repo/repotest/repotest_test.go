@@ -266,36 +266,6 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-func TestLateEffectsMeetTheWorldOfTheirTime(t *testing.T) {
-	world := repotest.NewBucket(nil)
-	late := func(repotest.Op) repotest.Fault { return repotest.Fault{Action: repotest.Late} }
-	p := world.Open(&repotest.Options{Fault: late})
-	once := &blob.WriterOptions{IfNotExist: true}
-	if err := p.Bucket().WriteAll(t.Context(), "k", []byte("late"), once); err == nil {
-		t.Fatal("a late write was acknowledged")
-	}
-	if err := p.Bucket().Delete(t.Context(), "victim"); err == nil {
-		t.Fatal("a late delete was acknowledged")
-	}
-	fork := world.Clone(nil)
-	if err := world.Bucket().WriteAll(t.Context(), "k", []byte("early"), once); err != nil {
-		t.Fatal(err)
-	}
-	world.Set("victim", nil)
-	if !world.SettleNext() || state(world) != "k=early victim=" {
-		t.Errorf("after the late create-once: %q", state(world))
-	}
-	if n := world.Settle(); n != 1 || state(world) != "k=early" {
-		t.Errorf("%d late effects, then %q", n, state(world))
-	}
-	if world.SettleNext() {
-		t.Error("there was one more")
-	}
-	if n := fork.Settle(); n != 2 || state(fork) != "k=late" {
-		t.Errorf("clone: %d late effects, then %q", n, state(fork))
-	}
-}
-
 func TestIsolation(t *testing.T) {
 	world := repotest.NewBucket(nil)
 	data := []byte("data")

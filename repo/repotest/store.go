@@ -53,14 +53,15 @@ func (s *store) later(e effect) {
 	s.mu.pending = append(s.mu.pending, e)
 }
 
-func (s *store) settleNext() bool {
+// settle lets late effect number i land, which may be shared with a clone.
+func (s *store) settle(i int) bool {
 	s.mu.Lock()
-	if len(s.mu.pending) == 0 {
+	if i < 0 || i >= len(s.mu.pending) {
 		s.mu.Unlock()
 		return false
 	}
-	e := s.mu.pending[0]
-	s.mu.pending = s.mu.pending[1:]
+	e := s.mu.pending[i]
+	s.mu.pending = slices.Concat(s.mu.pending[:i], s.mu.pending[i+1:])
 	s.mu.Unlock()
 	_ = e(s, Fault{}) // nobody waits for the answer
 	return true
