@@ -222,6 +222,9 @@ func (p *Protector) upload(ctx context.Context, app *Application, s State, info 
 		ID: s.ID, Name: app.Name, Time: s.Cut.Time, Level: s.Cut.Level.String(), Labels: app.Labels, Evidence: evidence,
 		Progress: p.events.progress(ctx, info),
 	}
+	if p.cfg.Snapshots.PointInTime() { // it keeps inodes and their times; clones are new each time
+		opts.Reuse = repo.ReuseByChangeTime
+	}
 	gone := false
 	_, err = p.cfg.Repository.Write(ctx, opts, func(ctx context.Context, w *repo.Writer) error {
 		set, err := p.cfg.Snapshots.Open(ctx, snapshot.Request{ID: s.Cut.Set, Volumes: app.volumeIDs()})

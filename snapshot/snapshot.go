@@ -123,6 +123,11 @@ func NewProvider(drv driver.Provider, opts *Options) *Provider {
 // Name returns the driver's short name, such as "btrfs".
 func (p *Provider) Name() string { return p.info.Name }
 
+// PointInTime reports whether a snapshot shows its volume as it was at one
+// instant, rather than as a copy that was made file by file. Such a snapshot
+// shows the volume's own inodes and their times.
+func (p *Provider) PointInTime() bool { return p.info.PointInTime }
+
 // Request says what to cut.
 type Request struct {
 	// ID is 1 to 200 bytes of [a-z0-9.-] and starts with a letter or digit.

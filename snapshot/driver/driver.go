@@ -27,7 +27,8 @@ type Info struct {
 	// Name is the driver's short name, such as "btrfs".
 	Name string
 	// PointInTime says that a snapshot shows its volume as it was at one
-	// instant. Without it (a file-by-file copy) the volume must not change
+	// instant, with the inodes and change times of the original, by which files
+	// that did not change are known again. Without it (a file-by-file copy) the volume must not change
 	// while the snapshot is taken.
 	PointInTime bool
 }
