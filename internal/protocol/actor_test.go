@@ -18,6 +18,7 @@ type actor struct {
 	left  int // runs of the role's program still to do, restarts included
 	prio  int
 	stall int // steps for which it does not run
+	order *order
 
 	ask   op
 	ready bool
@@ -40,9 +41,23 @@ type (
 	giveUp struct{} // this run failed: the store did not answer, or names ran out
 )
 
+// order fixes what an actor of a scripted schedule would otherwise draw.
+type order struct {
+	name    int    // of the point to write
+	parents uint64 // attempts whose trees are reused as a whole
+	want    uint32 // chunks
+	victims uint64 // packs to condemn, or attempts to forget or hold
+	cut     int    // where the second page of a listing begins
+	cutKind kind
+	calls   int // of a holder: how long it holds
+}
+
+// coin is a whim, which a scripted actor does not have.
+func (a *actor) coin(percent int) bool { return a.order == nil && a.rng.chance(percent) }
+
 // start begins the program of a new process.
-func (s *sim) start(r *role, runs int) *actor {
-	a := &actor{s: s, id: len(s.actors), role: r, left: runs}
+func (s *sim) start(r *role, runs int, o *order) *actor {
+	a := &actor{s: s, id: len(s.actors), role: r, left: runs, order: o}
 	a.rng = rng(mix(s.seed*64 + uint64(a.id) + 1))
 	a.prio = 1000 + s.rng.n(1000)
 	s.actors = append(s.actors, a)
@@ -99,7 +114,10 @@ const tries = 3
 func (a *actor) listRange(k kind, lo, hi int) (out keyset) {
 	for lo < hi {
 		end := hi
-		if a.s.cfg.paging > 0 && a.rng.chance(a.s.cfg.paging) {
+		switch o := a.order; {
+		case o != nil && o.cutKind == k && lo < o.cut:
+			end = o.cut
+		case a.s.cfg.paging > 0 && a.coin(a.s.cfg.paging):
 			end = lo + 1 + a.rng.n(hi-lo)
 		}
 		r := a.read(op{verb: list, kind: k, lo: lo, hi: end})

@@ -36,6 +36,9 @@ func (a *actor) collect() {
 	if !s.mutant(noSecondMark) {
 		v = a.mark()
 	}
+	if s.mutant(foldFirst) {
+		a.fold(&v)
+	}
 	v, ok := a.rescue(v, ripe)
 	if !ok {
 		return
@@ -73,6 +76,9 @@ func (a *actor) closeForgotten() {
 // that hold little that is needed.
 func (a *actor) candidates(v *view, before uint64, early *keyset) (cand uint64) {
 	s := a.s
+	if a.order != nil {
+		return a.order.victims & v.packs &^ before
+	}
 	need := v.live | v.pins
 	each(v.packs&^v.bad&^before, func(p int) {
 		if s.cfg.thrift && early.has(s.obj.packSession[p]) {
@@ -82,7 +88,9 @@ func (a *actor) candidates(v *view, before uint64, early *keyset) (cand uint64) 
 		if v.named&(1<<p) != 0 {
 			hard = s.obj.packChunks[p] & need &^ s.chunksOf(v.good()&^cand&^(1<<p))
 		}
-		if hard == 0 || hard != s.obj.packChunks[p] && a.rng.chance(s.cfg.repack) {
+		some := hard != s.obj.packChunks[p] && a.rng.chance(s.cfg.repack)
+		// To condemn a pack is never wrong, only wasteful.
+		if hard == 0 || some || a.rng.chance(s.cfg.wild) {
 			cand |= 1 << p
 		}
 	})

@@ -60,5 +60,9 @@ const (
 	levelNotHigher           // C9 puts the merged set on level 0
 	packsReadBeforeIndex     // C9 drops packs from the index by an older listing
 	goneIsEmpty              // a listed set that is gone is not looked for again
-	mutations
+	foldFirst                // C8 before C6: safe alone, but the other half of some losses
+	mutationCount
 )
+
+// mutations is a set of them.
+type mutations uint64

@@ -11,9 +11,13 @@ func (a *actor) forget() {
 	pts := a.readPoints()
 	live := pts.live(a.readDead())
 	var want uint64
-	for range 1 + a.rng.n(2) {
-		if k := a.rng.pick(live); k >= 0 {
-			want |= 1 << k
+	if a.order != nil {
+		want = a.order.victims & live
+	} else {
+		for range 1 + a.rng.n(2) {
+			if k := a.rng.pick(live); k >= 0 {
+				want |= 1 << k
+			}
 		}
 	}
 	if want == 0 {
@@ -62,7 +66,12 @@ var holderRole = role{"holder", (*actor).hold}
 func (a *actor) hold() {
 	s := a.s
 	pts := a.readPoints()
-	k := a.rng.pick(pts.live(a.readDead()))
+	live := pts.live(a.readDead())
+	calls := a.rng.n(20)
+	if a.order != nil {
+		live, calls = live&a.order.victims, a.order.calls
+	}
+	k := a.rng.pick(live)
 	if k < 0 {
 		return
 	}
@@ -80,7 +89,7 @@ func (a *actor) hold() {
 	s.say(a, "holds %d", k)
 	s.o.held.add(uint8(h))
 	s.check(point)
-	for range a.rng.n(20) {
+	for range calls {
 		a.list(hold) // time passes
 	}
 	s.o.held.del(uint8(h))

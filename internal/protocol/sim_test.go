@@ -11,7 +11,7 @@ import (
 type sim struct {
 	seed   uint64
 	rng    rng // the scheduler's
-	mut    mutation
+	mut    mutations
 	cfg    config
 	st     store
 	obj    objects
@@ -64,8 +64,9 @@ type config struct {
 	crash, errs, dup     int // chances in 1000 calls
 	crashes              int // at most
 	paging, young        int // percent
-	repack, resume       int // percent
+	repack, wild         int // percent
 	thrift, fencing, pct bool
+	heirs                bool // each session reuses all of a parent
 	change               [6]int
 }
 
@@ -83,28 +84,31 @@ func (s *sim) draw() {
 	c.crashes = 3
 	c.paging = []int{0, 20, 50}[r.n(3)]
 	c.young = []int{0, 30, 70}[r.n(3)]
-	c.repack, c.resume = []int{0, 0, 30}[r.n(3)], 30
+	c.repack, c.wild = []int{0, 0, 30}[r.n(3)], []int{0, 0, 20, 60}[r.n(4)]
 	c.thrift, c.fencing = r.n(2) == 0, c.young == 0
-	c.pct = r.n(3) > 0
+	c.pct, c.heirs = r.n(3) > 0, r.n(3) == 0
 	for i := range c.change {
-		c.change[i] = r.n(300)
+		c.change[i] = r.n(600)
 	}
 }
 
-func newSim(seed uint64, m mutation) *sim {
-	s := &sim{seed: seed, rng: rng(mix(seed)), mut: m, hash: 14695981039346656037}
+func newSim(seed uint64, m ...mutation) *sim {
+	s := &sim{seed: seed, rng: rng(mix(seed)), hash: 14695981039346656037}
+	for _, x := range m {
+		s.mut |= 1 << x
+	}
 	s.obj.used[session].add(fence) // no session has the number that means fence
 	return s
 }
 
-func (s *sim) mutant(m mutation) bool { return s.mut == m }
+func (s *sim) mutant(m mutation) bool { return s.mut&(1<<m) != 0 }
 
 // run performs the whole schedule.
 func (s *sim) run() {
 	s.draw()
 	s.calm = true
 	for range s.cfg.warm {
-		s.finish(s.start(&writerRole, 1))
+		s.finish(s.start(&writerRole, 1, nil))
 	}
 	s.calm = false
 	s.cast()
@@ -127,19 +131,19 @@ func (s *sim) run() {
 func (s *sim) cast() {
 	c := &s.cfg
 	for range c.writers {
-		s.start(&writerRole, c.sessions)
+		s.start(&writerRole, c.sessions, nil)
 	}
 	for range c.collectors {
-		s.start(&collectorRole, c.rounds)
+		s.start(&collectorRole, c.rounds, nil)
 	}
 	for range c.forgetters {
-		s.start(&forgetterRole, c.forgets)
+		s.start(&forgetterRole, c.forgets, nil)
 	}
 	for range c.holders {
-		s.start(&holderRole, 1)
+		s.start(&holderRole, 1, nil)
 	}
 	for range c.compactors {
-		s.start(&compactorRole, 1)
+		s.start(&compactorRole, 1, nil)
 	}
 }
 
@@ -184,6 +188,9 @@ func (s *sim) choose() *actor {
 func (s *sim) advance(a *actor) {
 	o, c := a.ask, &s.cfg
 	x := s.rng.n(1000)
+	if o.mutates() { // a schedule has far more reads, whose faults show less
+		x = s.rng.n(250)
+	}
 	switch {
 	case s.stats.crashes < c.crashes && x < c.crash:
 		s.crash(a, o)
@@ -228,7 +235,7 @@ func (s *sim) crash(a *actor, o op) {
 	s.note(a, o, 4+how, failed)
 	a.stop()
 	a.ready = false
-	s.start(a.role, a.left+1)
+	s.start(a.role, a.left+1, nil)
 }
 
 // effect applies a call and lets the oracle look.
@@ -292,20 +299,20 @@ func (s *sim) finish(a *actor) {
 // bring the repository to rest, able to take another point.
 func (s *sim) settle() {
 	s.calm = true
-	s.cfg.fencing, s.cfg.young, s.cfg.repack = true, 0, 0
+	s.cfg.fencing, s.cfg.young, s.cfg.repack, s.cfg.wild = true, 0, 0, 0
 	for i := 0; i < 6 && s.o.violation == ""; i++ {
 		for n := len(s.late); n > 0 && s.o.violation == ""; n-- {
 			if i > 0 || s.rng.n(2) == 0 {
 				s.land(s.rng.n(len(s.late)))
 			}
 		}
-		s.finish(s.start(&collectorRole, 1))
+		s.finish(s.start(&collectorRole, 1, nil))
 	}
 	if s.o.violation == "" {
 		s.settled()
 	}
 	acked := s.stats.acked
-	if s.finish(s.start(&writerRole, 1)); s.stats.acked == acked && s.stats.exhausted == 0 {
+	if s.finish(s.start(&writerRole, 1, nil)); s.stats.acked == acked && s.stats.exhausted == 0 {
 		s.violate("P7: no new point in peace")
 	}
 }

@@ -5,6 +5,10 @@ package protocol
 import "math/bits"
 
 var writerRole = role{"writer", func(a *actor) {
+	if a.order != nil {
+		a.write(a.order.name)
+		return
+	}
 	name := a.rng.n(a.s.cfg.names)
 	for range 2 { // an operator tries again with the same id
 		if a.attempt(func() { a.write(name) }) {
@@ -30,7 +34,7 @@ type draft struct {
 // write is W1 to W8.
 func (a *actor) write(name int) {
 	var d draft
-	early := a.rng.chance(50) // the index is a hint, however old
+	early := a.coin(50) // the index is a hint, however old
 	if early {
 		d.known = a.readSet(index)
 	}
@@ -51,10 +55,10 @@ func (a *actor) write(name int) {
 	}
 	a.store(&d)
 	a.s.obj.recChunks[d.sid] = d.reuse | d.need
-	if a.commit(&d) && a.rng.chance(50) {
+	if a.commit(&d) && a.coin(50) {
 		a.delete(session, int(d.sid))
 	}
-	if a.rng.chance(15) {
+	if a.coin(15) {
 		a.compact(index, false)
 	}
 }
@@ -93,11 +97,7 @@ func (a *actor) begin(name int, d *draft) (records, bool) {
 		s.stats.exhausted++
 		panic(giveUp{})
 	}
-	for range a.rng.n(3) { // none, one, two
-		if p := a.rng.pick(live); p >= 0 {
-			d.parents |= 1 << p
-		}
-	}
+	d.parents = a.heritage(live)
 	d.sid = uint8(a.fresh(session, 0, keys))
 	s.obj.tryOf[d.sid], s.obj.parents[d.sid] = uint8(d.k), d.parents
 	if s.mutant(parentNotPinned) {
@@ -128,15 +128,39 @@ func (a *actor) consult(d *draft, pts records) {
 	}
 }
 
+// heritage draws the parents of a session.
+func (a *actor) heritage(live uint64) (parents uint64) {
+	if a.order != nil {
+		return a.order.parents & live
+	}
+	few := a.rng.n(3) // none, one, two
+	if a.s.cfg.heirs {
+		few = 2
+	}
+	for range few {
+		if p := a.rng.pick(live); p >= 0 {
+			parents |= 1 << p
+		}
+	}
+	return parents
+}
+
 // plan is W4: what the point is made of, and what of it must be stored.
 func (a *actor) plan(d *draft, pts records) {
-	obj := &a.s.obj
 	var want uint32
-	for range 1 + a.rng.n(3) {
-		want |= 1 << a.rng.n(a.s.cfg.chunks)
+	trees := ^uint32(0)
+	if a.order != nil {
+		want = a.order.want
+	} else {
+		for range 1 + a.rng.n(3) {
+			want |= 1 << a.rng.n(a.s.cfg.chunks)
+		}
+		if !a.s.cfg.heirs {
+			trees = uint32(a.rng.next())
+		}
 	}
 	each(d.parents, func(p int) { // whole trees, unseen
-		d.reuse |= obj.recChunks[pts.val[p]] & uint32(a.rng.next())
+		d.reuse |= a.s.obj.recChunks[pts.val[p]] & trees
 	})
 	d.need = want &^ d.reuse
 }
@@ -148,7 +172,7 @@ func (a *actor) store(d *draft) {
 	todo := d.need &^ s.chunksOf(d.known.all&^d.avoid)
 	for todo != 0 {
 		part := todo
-		if bits.OnesCount32(todo) > 1 && a.rng.chance(40) {
+		if bits.OnesCount32(todo) > 1 && a.coin(40) {
 			part = todo & -todo
 		}
 		a.storePack(part, d.sid)
