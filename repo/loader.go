@@ -6,13 +6,10 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"sync"
 
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
-	"github.com/stillpoint-go/protect/internal/store"
 	"github.com/stillpoint-go/protect/internal/tree"
 )
 
@@ -86,7 +83,7 @@ func (l *loader) claim(id ondisk.ID) (c *cached, mine bool) {
 
 func (l *loader) load(ctx context.Context, c *cached, kind ondisk.Kind) {
 	defer close(c.ready)
-	c.data, c.err = l.fetch(ctx, c.id, kind)
+	c.data, c.err = l.r.readAny(ctx, c.id, kind)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.err != nil {
@@ -102,48 +99,29 @@ func (l *loader) load(ctx context.Context, c *cached, kind ondisk.Kind) {
 	}
 }
 
-func (l *loader) fetch(ctx context.Context, id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
-	at, ok := l.r.find(id)
-	if !ok {
-		return nil, &CorruptError{Chunk: id.String(), Err: errors.New("chunk is not in the index")}
-	}
-	key := at.Pack.Ref.Key()
-	damaged := func(err error) error { return &CorruptError{Object: key, Chunk: id.String(), Err: err} }
-	if at.Entry.Kind != kind {
-		return nil, damaged(fmt.Errorf("chunk is of kind %d, not %d", at.Entry.Kind, kind))
-	}
-	sealed, err := l.r.store.GetRange(ctx, key, int64(at.Entry.Offset), int64(at.Entry.Sealed))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, store.ErrShort) {
-		return nil, damaged(err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	plain, err := l.r.open(at, sealed)
-	if err != nil {
-		return nil, damaged(err)
-	}
-	return plain, nil
-}
-
 // open verifies and decodes a sealed chunk.
 func (r *Repository) open(at index.Location, sealed []byte) ([]byte, error) {
+	_, plain, err := r.unseal(at, sealed)
+	return plain, err
+}
+
+// unseal is open, and returns the body as well: the plaintext as it is stored,
+// compressed or not.
+func (r *Repository) unseal(at index.Location, sealed []byte) (body, plain []byte, err error) {
 	e := at.Entry
 	chunks, err := r.keys.Chunks(at.Pack.Key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	body, err := chunks.Open(nil, sealed, e.AAD())
-	if err != nil {
-		return nil, err
+	if body, err = chunks.Open(nil, sealed, e.AAD()); err != nil {
+		return nil, nil, err
 	}
-	plain, err := r.codec.Decompress(nil, body, e.Codec, int(e.Plain))
-	if err != nil {
-		return nil, err
+	if plain, err = r.codec.Decompress(nil, body, e.Codec, int(e.Plain)); err != nil {
+		return nil, nil, err
 	}
 	// Whoever holds the key could still have sealed other content under the id.
 	if r.keys.ChunkID(e.Kind, plain) != e.ID {
-		return nil, errors.New("content does not match the chunk id")
+		return nil, nil, errors.New("content does not match the chunk id")
 	}
-	return plain, nil
+	return body, plain, nil
 }

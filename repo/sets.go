@@ -74,7 +74,7 @@ func readSet[T any](ctx context.Context, r *Repository, prefix string, c *setCac
 			if err != nil {
 				return nil, err
 			}
-			if _, ok := parseSetKey(prefix, o.Key); ok {
+			if _, _, ok := parseSetKey(prefix, o.Key); ok {
 				keys = append(keys, o.Key)
 			}
 		}
@@ -160,18 +160,19 @@ func setKey(prefix string, level int) string {
 	return fmt.Sprintf("%s%02x-%x", prefix, level, id)
 }
 
-// parseSetKey returns the level in the key of an object of a set. What has
+// parseSetKey returns what stands in the key of an object of a set. What has
 // other keys is not ours.
-func parseSetKey(prefix, key string) (level int, ok bool) {
+func parseSetKey(prefix, key string) (level int, id [16]byte, ok bool) {
 	rest, ok := strings.CutPrefix(key, prefix)
-	if !ok || len(rest) != 2+1+32 || rest[2] != '-' || strings.ToLower(rest) != rest {
-		return 0, false
+	if !ok || len(rest) != 2+1+32 {
+		return 0, id, false
 	}
 	b, err := hex.DecodeString(rest[:2] + rest[3:])
 	if err != nil {
-		return 0, false
+		return 0, id, false
 	}
-	return int(b[0]), true
+	copy(id[:], b[1:])
+	return int(b[0]), id, fmt.Sprintf("%s%02x-%x", prefix, b[0], id) == key // one spelling
 }
 
 // putSet stores a set in as many objects of the level as it takes.

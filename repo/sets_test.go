@@ -60,7 +60,7 @@ func TestSets(t *testing.T) {
 	want("foreign object", 1, 2, 3)
 	put(0, 4)
 	for _, key := range world.Keys() {
-		if level, ok := parseSetKey(ondisk.ClosedPrefix, key); ok && level == 0 {
+		if level, _, ok := parseSetKey(ondisk.ClosedPrefix, key); ok && level == 0 {
 			world.Flip(key, 500)
 		}
 	}

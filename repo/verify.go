@@ -205,7 +205,7 @@ func (v *verifier) checkOf(key string) func(context.Context, string) error {
 			_, err := v.r.getSlot(ctx, key)
 			return err
 		}
-	case prefix == ondisk.SessionPrefix:
+	case prefix == ondisk.SessionPrefix || prefix == ondisk.LedgerPrefix:
 		return sealed(ondisk.MaxRecord)
 	case prefix == ondisk.PointPrefix:
 		return func(ctx context.Context, key string) error {

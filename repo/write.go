@@ -213,10 +213,17 @@ func (r *Repository) confirm(ctx context.Context, parent *Point) (*Point, error)
 	return parent, nil
 }
 
-// find returns the repository's copy of a chunk, if the session may refer to it.
+// find returns a copy of a chunk to which the session may refer.
 func (w *Writer) find(id ondisk.ID) (index.Location, bool) {
-	l, ok := w.r.find(id)
-	return l, ok && w.condemned != nil && !w.condemned.Has(l.Pack.Ref)
+	if w.condemned == nil {
+		return index.Location{}, false
+	}
+	for l := range w.r.copies(id) {
+		if !w.condemned.Has(l.Pack.Ref) {
+			return l, true
+		}
+	}
+	return index.Location{}, false
 }
 
 func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) {

@@ -170,6 +170,9 @@ func (k *Keys) RecordDigest(record []byte) [32]byte {
 	return [32]byte(k.mac("record digest", string(record)))
 }
 
+// StateDigest identifies a state of the repository, given as text.
+func (k *Keys) StateDigest(state string) [32]byte { return [32]byte(k.mac("state digest", state)) }
+
 // HeaderMAC authenticates the public header.
 func (k *Keys) HeaderMAC(header []byte) [32]byte { return [32]byte(k.mac("header", string(header))) }
 

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stillpoint-go/protect/internal/ondisk"
+)
+
+// CollectOptions say what a collection may do.
+type CollectOptions struct {
+	// DryRun reports what would be done and changes nothing.
+	DryRun bool
+	// StaleAfter is for how long a session may store nothing, by the clock of
+	// the store, before it is given up: it will not commit then, and says so
+	// with ErrFenced. 0 means 24 hours. Negative gives up all that have not
+	// committed, for when nobody else writes. It is no matter of safety.
+	StaleAfter time.Duration
+	// MaxDelete is the largest share of all packs that one run may find to be
+	// garbage; with more, it does nothing and fails with fs.ErrPermission. 0
+	// means 0.5, and 1 sets no limit.
+	MaxDelete float64
+	// Repack is the share of a pack that must be in use, or it is rewritten. 0
+	// means 0.5. Negative never rewrites.
+	Repack float64
+	// Progress, if set, is called from one goroutine at a time with the name of
+	// a phase ("mark", "copy", "delete"), what is done of it, and of how much,
+	// 0 if that is not known. It must not block.
+	Progress func(phase string, done, total int64)
+}
+
+func (o *CollectOptions) withDefaults() CollectOptions {
+	c := CollectOptions{}
+	if o != nil {
+		c = *o
+	}
+	if c.StaleAfter == 0 {
+		c.StaleAfter = 24 * time.Hour
+	}
+	if c.MaxDelete == 0 {
+		c.MaxDelete = 0.5
+	}
+	if c.Repack == 0 {
+		c.Repack = 0.5
+	}
+	if c.Progress == nil {
+		c.Progress = func(string, int64, int64) {}
+	}
+	return c
+}
+
+// CollectReport is what a collection did, or with DryRun would do.
+type CollectReport struct {
+	// Idle says that nothing has changed since a collection that found nothing
+	// to do, so that this one did not look any further.
+	Idle      bool  `json:"idle,omitempty"`
+	Points    int   `json:"points"` // that are kept
+	Packs     int   `json:"packs"`  // that were there
+	Condemned int   `json:"condemned"`
+	Deleted   int   `json:"deleted"` // packs
+	Freed     int64 `json:"bytes_freed"`
+	Rewritten int64 `json:"bytes_rewritten"`
+	Fenced    int   `json:"sessions_fenced"`
+	Open      int   `json:"sessions_open"` // that may still commit
+	// Remaining counts condemned packs that are still there: a later run deletes
+	// them, when the sessions are over that may have referred to them.
+	Remaining int `json:"remaining"`
+	// Items says what was done to which object, and why.
+	Items []CollectItem `json:"items,omitempty"`
+}
+
+// CollectItem is one thing that a collection did or found.
+type CollectItem struct {
+	Object string `json:"object"`
+	// Action is "condemn", "rewrite", "delete", "keep", "fence", "close" or
+	// "damaged".
+	Action string `json:"action"`
+	Reason string `json:"reason"`
+	Bytes  int64  `json:"bytes,omitempty"`
+}
+
+// Collect frees what no recovery point needs any more. It never waits for
+// sessions and may run at any time, next to any number of sessions, restores
+// and other collections, and be killed at any point: another one goes on.
+//
+// What nobody needs is condemned first, by a mark that no session overlooks,
+// and deleted when all sessions are over that began before that. If one of them
+// is still at work, a later run deletes. So are sessions that died, after
+// StaleAfter, and what forgotten recovery points leave behind.
+//
+// It fails, and deletes nothing, if anything that says what is needed cannot be
+// read (ErrCorrupt), or with errors.ErrUnsupported if the store failed the test
+// of Init. With an error, it returns what it has done until then.
+func (r *Repository) Collect(ctx context.Context, opts *CollectOptions) (*CollectReport, error) {
+	c := &collector{r: r, o: opts.withDefaults(), rep: &CollectReport{}, unreadable: map[chunkCopy]bool{}}
+	if !r.caps.AtomicCreate || !r.caps.ReadAfterWrite || !r.caps.ListAfterWrite {
+		return c.rep, fmt.Errorf("repo: collect: the store failed the test of Init, and nothing can be deleted safely: %w", errors.ErrUnsupported)
+	}
+	if err := c.run(ctx); err != nil {
+		return c.rep, fmt.Errorf("repo: collect: %w", err)
+	}
+	return c.rep, nil
+}
+
+// collector is one run. Its steps and their order are the protocol; what makes
+// each of them necessary is said there.
+type collector struct {
+	r   *Repository
+	o   CollectOptions
+	rep *CollectReport
+
+	world *survey
+	now   time.Time // a lower bound, by the store's clock
+	view  *rootView
+	cat   *catalog
+	marks *marker
+	// unreadable are the copies of chunks that could not be copied.
+	unreadable map[chunkCopy]bool
+	// changed says that the run stored or deleted something, so that the state
+	// that it began with is not the one that it leaves.
+	changed bool
+	damaged bool
+}
+
+func (c *collector) run(ctx context.Context) error {
+	var err error
+	// Packs are listed before anything that tells what they are for: a pack that
+	// came later is nobody's business.
+	if c.world, err = c.r.survey(ctx, c.o.Repack); err != nil {
+		return err
+	}
+	c.now = c.world.newest
+	c.rep.Packs = len(c.world.packs)
+	if c.rep.Idle = c.world.idle; c.rep.Idle {
+		return nil
+	}
+	condemned, err := c.r.readCondemned(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.settle(ctx); err != nil {
+		return err
+	}
+	if err := c.mark(ctx); err != nil {
+		return err
+	}
+	if err := c.condemnGarbage(ctx, condemned); err != nil || c.o.DryRun {
+		return err
+	}
+	ripe, err := c.ripe(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.sweep(ctx, ripe); err != nil {
+		return err
+	}
+	if err := c.tidy(ctx, ripe); err != nil {
+		return err
+	}
+	return c.remember(ctx)
+}
+
+// mark finds out what the points and the pins of the view need.
+func (c *collector) mark(ctx context.Context) error {
+	if c.cat == nil {
+		c.cat = newCatalog(c.r)
+		c.marks = newMarker(c.cat, func(done int64) { c.o.Progress("mark", done, 0) })
+	}
+	if err := c.cat.load(ctx); err != nil {
+		return err
+	}
+	return c.marks.run(ctx, c.view)
+}
+
+// note adds to the report.
+func (c *collector) note(object, action, reason string, bytes int64) {
+	c.rep.Items = append(c.rep.Items, CollectItem{Object: object, Action: action, Reason: reason, Bytes: bytes})
+}
+
+// deleters bounds concurrent deletions.
+const deleters = 16
+
+// remove deletes objects. Those that are gone already do not matter.
+func (c *collector) remove(ctx context.Context, keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	c.changed = true
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(deleters)
+	for _, key := range keys {
+		g.Go(func() error { return c.r.store.Delete(ctx, key) })
+	}
+	return g.Wait()
+}
+
+// condemn says for ever that nobody may rely on these packs.
+func (r *Repository) condemn(ctx context.Context, reason ondisk.Reason, packs ...ondisk.PackRef) error {
+	return r.putSet(ctx, ondisk.CondemnPrefix, 0, ondisk.NewPackSet(reason, packs...).Encode())
+}
+
+// refuse is the error of a run that would delete too much.
+func (c *collector) refuse(garbage int) error {
+	return fmt.Errorf("%d of %d packs are garbage, and MaxDelete allows a share of %.2f: %w", garbage, len(c.world.packs), c.o.MaxDelete, fs.ErrPermission)
+}

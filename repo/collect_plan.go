@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/stillpoint-go/protect/internal/index"
+	"github.com/stillpoint-go/protect/internal/ondisk"
+)
+
+// packUse is what a pack is good for, in bytes of sealed chunks.
+type packUse struct {
+	total int64 // all chunks
+	live  int64 // chunks that are needed
+	owned int64 // those of them for which no other pack counts
+}
+
+// use finds out what the packs are good for. Of several good copies of a chunk
+// the one in the best used pack counts, so that the others become garbage.
+func (c *collector) use(good func(ondisk.PackRef) bool) map[ondisk.PackRef]*packUse {
+	uses := map[ondisk.PackRef]*packUse{}
+	of := func(ref ondisk.PackRef) *packUse {
+		u := uses[ref]
+		if u == nil {
+			u = &packUse{}
+			uses[ref] = u
+		}
+		return u
+	}
+	for ref, size := range c.cat.sealed() {
+		of(ref).total += size
+	}
+	for at := range c.needed() {
+		if good(at.Pack.Ref) {
+			of(at.Pack.Ref).live += int64(at.Entry.Sealed)
+		}
+	}
+	for _, at := range c.owners(uses, good) {
+		of(at.Pack.Ref).owned += int64(at.Entry.Sealed)
+	}
+	return uses
+}
+
+// needed iterates over all copies of the chunks that are marked.
+func (c *collector) needed() iter.Seq[index.Location] {
+	return func(yield func(index.Location) bool) {
+		for i := range c.marks.all() {
+			for at := range c.cat.copies(c.cat.id(i)) {
+				if !yield(at) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// owners iterates over the marked chunks that have a good copy: their numbers,
+// and the copy that counts.
+func (c *collector) owners(uses map[ondisk.PackRef]*packUse, good func(ondisk.PackRef) bool) iter.Seq2[int, index.Location] {
+	return func(yield func(int, index.Location) bool) {
+		for i := range c.marks.all() {
+			var best index.Location
+			for at := range c.cat.copies(c.cat.id(i)) {
+				if !good(at.Pack.Ref) {
+					continue
+				}
+				if best.Pack == nil {
+					best = at
+					continue
+				}
+				a, b := uses[at.Pack.Ref], uses[best.Pack.Ref]
+				if n := cmp.Compare(a.live*b.total, b.live*a.total); n > 0 || n == 0 && comparePacks(at.Pack.Ref, best.Pack.Ref) < 0 {
+					best = at
+				}
+			}
+			if best.Pack != nil && !yield(i, best) {
+				return
+			}
+		}
+	}
+}
+
+// plan is what a run is going to condemn.
+type plan struct {
+	garbage []ondisk.PackRef
+	rewrite map[ondisk.PackRef]bool
+	good    func(ondisk.PackRef) bool // packs on which one may rely
+	uses    map[ondisk.PackRef]*packUse
+}
+
+// plan decides about each pack that was there before the view was read.
+func (c *collector) plan(condemned *ondisk.PackSet) *plan {
+	p := &plan{rewrite: map[ondisk.PackRef]bool{}}
+	p.good = func(ref ondisk.PackRef) bool {
+		_, there := c.world.packs[ref]
+		return there && !condemned.Has(ref)
+	}
+	p.uses = c.use(p.good)
+	open := map[[16]byte]bool{}
+	for _, s := range c.view.open {
+		open[s.id] = true
+	}
+	for _, ref := range slices.SortedFunc(maps.Keys(c.world.packs), comparePacks) {
+		o := c.world.packs[ref]
+		u := p.uses[ref]
+		switch {
+		case condemned.Has(ref): // a matter of the sweep
+		case open[ref.Session]:
+			c.note(o.Key, "keep", "its session may still commit", o.Size)
+		case u == nil && len(c.cat.damage) > 0:
+			c.note(o.Key, "keep", "the index does not know it, and parts of the index are damaged", o.Size)
+		case u == nil && !c.old(o.ModTime):
+			c.note(o.Key, "keep", "the index does not know it yet", o.Size)
+		case u == nil:
+			c.note(o.Key, "condemn", fmt.Sprintf("left by session %x, which did not come to index it", ref.Session), o.Size)
+			p.garbage = append(p.garbage, ref)
+		case u.owned == 0:
+			reason := "nothing in it is needed"
+			if u.live > 0 {
+				reason = "what is needed of it is elsewhere, too"
+			}
+			c.note(o.Key, "condemn", reason, o.Size)
+			p.garbage = append(p.garbage, ref)
+		case float64(u.owned) < c.o.Repack*float64(u.total):
+			c.note(o.Key, "rewrite", fmt.Sprintf("%d of %d bytes are needed", u.owned, u.total), o.Size)
+			p.rewrite[ref] = true
+		}
+	}
+	return p
+}
+
+// condemnGarbage marks packs as condemned. The chunks that are needed of those
+// to be rewritten are copied before that, so that a session which begins in
+// between does not have to store them again.
+func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSet) error {
+	p := c.plan(condemned)
+	if n := len(p.garbage); float64(n) > c.o.MaxDelete*float64(len(c.world.packs)) {
+		return c.refuse(n)
+	}
+	if c.o.DryRun {
+		c.rep.Condemned = len(p.garbage) + len(p.rewrite)
+		for _, ref := range p.garbage {
+			c.rep.Freed += c.world.packs[ref].Size
+		}
+		return nil
+	}
+	var chunks []index.Location
+	for _, at := range c.owners(p.uses, p.good) {
+		if p.rewrite[at.Pack.Ref] {
+			chunks = append(chunks, at)
+		}
+	}
+	if err := c.copyOut(ctx, chunks); err != nil {
+		return err
+	}
+	for copied := range c.unreadable {
+		delete(p.rewrite, copied.pack)
+	}
+	refs := slices.AppendSeq(p.garbage, maps.Keys(p.rewrite))
+	c.rep.Condemned = len(refs)
+	if len(refs) == 0 {
+		return nil
+	}
+	c.changed = true
+	return c.r.condemn(ctx, ondisk.Garbage, refs...)
+}
+
+// harm reports damage that was met.
+func (c *collector) harm(err error) {
+	c.damaged = true
+	c.r.log.Warn("a chunk is damaged", "error", err)
+	object := ""
+	if e, ok := err.(*CorruptError); ok { //nolint:errorlint // made here
+		object = e.Object
+	}
+	c.note(object, "damaged", err.Error(), 0)
+}

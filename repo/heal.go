@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"strings"
+
+	"github.com/stillpoint-go/protect/internal/index"
+	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/store"
+)
+
+// A chunk may be in several packs: sessions that ran at the same time stored it
+// twice, a collector moved it, or its pack was damaged and a later session
+// stored it again. One good copy is enough.
+
+// copies iterates over all places where the index says that a chunk is.
+func (r *Repository) copies(id ondisk.ID) iter.Seq[index.Location] {
+	return copiesIn(r.knownTables(), id)
+}
+
+// copiesIn iterates over all places where the tables say that a chunk is.
+func copiesIn(tables []*index.Table, id ondisk.ID) iter.Seq[index.Location] {
+	return func(yield func(index.Location) bool) {
+		for _, t := range tables {
+			i, ok := t.Ordinal(id)
+			for ; ok && i < t.Len(); i++ {
+				at := t.At(i)
+				if at.Entry.ID != id {
+					break
+				}
+				if !yield(at) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (r *Repository) knownTables() []*index.Table {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.tables
+}
+
+// readCopy reads and verifies one copy of a chunk. If that cannot be read the
+// error matches ErrCorrupt.
+func (r *Repository) readCopy(ctx context.Context, at index.Location, kind ondisk.Kind) ([]byte, error) {
+	key := at.Pack.Ref.Key()
+	damaged := func(err error) error { return &CorruptError{Object: key, Chunk: at.Entry.ID.String(), Err: err} }
+	if at.Entry.Kind != kind {
+		return nil, damaged(fmt.Errorf("chunk is of kind %d, not %d", at.Entry.Kind, kind))
+	}
+	sealed, err := r.store.GetRange(ctx, key, int64(at.Entry.Offset), int64(at.Entry.Sealed))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, store.ErrShort) {
+		return nil, damaged(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	plain, err := r.open(at, sealed)
+	if err != nil {
+		return nil, damaged(err)
+	}
+	return plain, nil
+}
+
+// readAny reads a chunk from whichever copy can be read. A collector may have
+// moved it since the index was read: then it looks again.
+func (r *Repository) readAny(ctx context.Context, id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
+	plain, err := r.readFrom(ctx, r.copies(id), id, kind)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return plain, err
+	}
+	if rerr := r.refresh(ctx); rerr != nil && !errors.Is(rerr, ErrCorrupt) {
+		return nil, rerr
+	}
+	return r.readFrom(ctx, r.copies(id), id, kind)
+}
+
+// readFrom reads a chunk from the first of the copies that can be read. If there
+// is none or they are gone, the error matches fs.ErrNotExist.
+func (r *Repository) readFrom(ctx context.Context, copies iter.Seq[index.Location], id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
+	var failed error
+	for at := range copies {
+		plain, err := r.readCopy(ctx, at, kind)
+		if err == nil || !errors.Is(err, ErrCorrupt) {
+			return plain, err
+		}
+		if failed == nil || errors.Is(failed, fs.ErrNotExist) {
+			failed = err
+		}
+	}
+	if failed == nil {
+		failed = &CorruptError{Chunk: id.String(), Err: fmt.Errorf("chunk is not in the index: %w", fs.ErrNotExist)}
+	}
+	return nil, failed
+}
+
+// parsePackKey is the inverse of PackRef.Key.
+func parsePackKey(key string) (ref ondisk.PackRef, ok bool) {
+	rest := strings.TrimPrefix(key, ondisk.PackPrefix)
+	if len(rest) != 32+1+8 {
+		return ref, false
+	}
+	sid, err := hex.DecodeString(rest[:32])
+	seq, serr := hex.DecodeString(rest[33:])
+	if err != nil || serr != nil {
+		return ref, false
+	}
+	copy(ref.Session[:], sid)
+	ref.Seq = binary.BigEndian.Uint32(seq)
+	return ref, ref.Key() == key
+}
