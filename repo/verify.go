@@ -100,8 +100,14 @@ func (v *verifier) run(ctx context.Context) error {
 		return err
 	}
 	all, rerr := v.r.readRoots(ctx, "")
+	xerr := v.r.refresh(ctx)
+	// Sessions that run now store packs and then their index, and collectors
+	// condemn packs before they delete them: so look in the same order.
+	if err := v.listPacks(ctx); err != nil {
+		return err
+	}
 	condemned, cerr := v.r.readCondemned(ctx)
-	for _, err := range flatten(errors.Join(rerr, cerr, v.r.refresh(ctx))) {
+	for _, err := range flatten(errors.Join(rerr, xerr, cerr)) {
 		if !errors.Is(err, ErrCorrupt) {
 			return err
 		}
@@ -180,6 +186,17 @@ func (v *verifier) list(ctx context.Context) error {
 	}
 	if slots == 0 {
 		v.found(corrupt(ondisk.SlotPrefix, errors.New("there is no key slot")))
+	}
+	return nil
+}
+
+// listPacks notes the packs that came since the first listing.
+func (v *verifier) listPacks(ctx context.Context) error {
+	for o, err := range v.r.store.List(ctx, ondisk.PackPrefix) {
+		if err != nil {
+			return err
+		}
+		v.packs[o.Key] = o.Size
 	}
 	return nil
 }

@@ -81,31 +81,16 @@ func (a *actor) perform(ctx context.Context, e *event) error {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	switch e.verb {
-	case doWrite:
-		rec, err := parseRecipe(e.recipe)
-		if err != nil {
-			return err
-		}
-		pt, err := a.p.write(ctx, a.r, e.id, "app", rec)
-		if errors.Is(err, repo.ErrCorrupt) {
-			a.l.breach("P5: write: %v", err)
-		}
-		if err == nil {
-			e.got = pt.Labels[recipeLabel]
-		}
-		return err
-	case doForget:
-		return a.r.Forget(ctx, e.id)
-	case doHold:
-		return a.r.Hold(ctx, e.id, fmt.Sprint("holder ", a.number))
-	case doRelease:
-		return a.r.Release(ctx, e.id, fmt.Sprint("holder ", a.number))
 	case doVerify:
 		return a.verify(ctx)
 	case doRead:
 		return a.l.reading(ctx, a.p, a.r, e)
 	default:
-		return fmt.Errorf("no such verb: %s", e.verb)
+		err := a.p.change(ctx, a.r, e)
+		if errors.Is(err, repo.ErrCorrupt) {
+			a.l.breach("P5: %s: %v", e.verb, err)
+		}
+		return err
 	}
 }
 

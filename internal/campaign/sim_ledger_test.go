@@ -15,37 +15,6 @@ import (
 	"github.com/stillpoint-go/protect/repo/repotest"
 )
 
-// verb is what a process asks of the repository.
-type verb string
-
-const (
-	doWrite   verb = "write"
-	doForget  verb = "forget"
-	doHold    verb = "hold"
-	doRelease verb = "release"
-	doCollect verb = "collect"
-	doVerify  verb = "verify"
-	doRead    verb = "read"
-)
-
-// event is one thing that a process did, and what it was told. Times count
-// events, so that "before" means what it says.
-type event struct {
-	verb       verb
-	actor      int
-	id         string
-	recipe     string
-	begin, end int // 0 while it runs
-	err        error
-	killed     bool
-	hurt       bool   // a call of it failed on purpose
-	got        string // recipe of the point that a write returned
-}
-
-func (e *event) String() string {
-	return fmt.Sprintf("[%d-%d] %d %s %s %s: %v, killed %t, got %s", e.begin, e.end, e.actor, e.verb, e.id, e.recipe, e.err, e.killed, e.got)
-}
-
 // ledger remembers what was asked and answered, and knows what must hold.
 type ledger struct {
 	mu       sync.Mutex
