@@ -10,6 +10,9 @@
 //	backup PATH…              take a recovery point of folders, files, or "-" (stdin)
 //	list                      all recovery points, the newest first
 //	show POINT                all that is known of one
+//	ls POINT [PATH]           what it contains
+//	diff POINT POINT          what is different in the second
+//	dump POINT PATH           one file, to stdout
 //	restore POINT TARGET      write one to a directory
 //	verify [--data]           check that everything is complete and authentic
 //	stats                     what the repository holds and takes
@@ -23,7 +26,7 @@
 //
 // 0 is full success, 1 a failure, and 3 says that damage was found in the
 // repository. With --json the result is on stdout, and nothing else is: one
-// object, or an array for list. Errors go to stderr, as text.
+// object, or an array for list and ls. Errors go to stderr, as text.
 //
 // # Freezes
 //

@@ -123,7 +123,7 @@ func selectPath(ctx context.Context, r *repo.Repository, p *repo.Point, sub stri
 		within = "."
 	}
 	if !slices.ContainsFunc(p.Volumes, func(v repo.Volume) bool { return v.Name == volume }) {
-		return "", "", fmt.Errorf("--path %q in point %q: %w", sub, p.ID, fs.ErrNotExist)
+		return "", "", fmt.Errorf("path %q in point %q: %w", sub, p.ID, fs.ErrNotExist)
 	}
 	return volume, within, nil
 }

@@ -87,6 +87,7 @@ func (c *cli) command() *cobra.Command {
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "log what happens to stderr")
 	root.AddCommand(
 		c.initCommand(), c.backupCommand(), c.listCommand(), c.showCommand(),
+		c.lsCommand(), c.diffCommand(), c.dumpCommand(),
 		c.restoreCommand(), c.verifyCommand(), c.statsCommand(),
 	)
 	return root
