@@ -268,6 +268,24 @@ var markerScenarios = []scenario{
 		},
 	},
 	{
+		// The list of those that a marker waits for is lost when it is merged.
+		"a marker that is merged while it waits", []mutation{unripeMerged}, nil,
+		func(sc *script) {
+			a, b := sc.point(0, 1), sc.point(2, 2)
+			x := sc.packs()
+			sc.forget(a | b)
+			s := sc.writer(order{name: 1, want: 3})
+			sc.until(s, put, point)
+			first := sc.collector(order{victims: x & -x})
+			sc.through(first, put, condemn)
+			sc.kill(first)
+			sc.cfg.fencing, sc.cfg.young = false, 100
+			sc.finish(sc.collector(order{victims: x}))
+			sc.finish(sc.collector(order{}))
+			sc.finish(s)
+		},
+	},
+	{
 		// A late commit meets a key whose fence is deleted and not yet closed.
 		"a fence deleted before it is closed", []mutation{deleteBeforeClosed}, nil,
 		func(sc *script) {

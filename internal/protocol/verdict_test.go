@@ -52,6 +52,7 @@ var verdicts = [mutationCount]verdict{
 	pinnedFolded:             {"pinnedFolded", 0, ""},
 	forgetBeforePoint:        {"forgetBeforePoint", 0, "dead is what is closed: once that is there, neither the request nor the record means anything"},
 	condemnedPruned:          {"condemnedPruned", 116, ""},
+	unripeMerged:             {"unripeMerged", 0, ""},
 	mergedPutLast:            {"mergedPutLast", 42, ""},
 	mergedUnconfirmed:        {"mergedUnconfirmed", 64, ""},
 	levelNotHigher:           {"levelNotHigher", 0, ""},
