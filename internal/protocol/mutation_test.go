@@ -55,6 +55,7 @@ const (
 	pinnedFolded             // C8 folds what a session pins
 	forgetBeforePoint        // C8 deletes the request before the point
 	condemnedPruned          // C9 drops deleted packs from the condemned
+	unripeMerged             // C9 merges a marker that waits for a session
 	mergedPutLast            // C9 deletes what is merged before the merged set is there
 	mergedUnconfirmed        // C9 does not wait for the answer to the merged set
 	levelNotHigher           // C9 puts the merged set on level 0

@@ -2,6 +2,8 @@
 
 package protocol
 
+import "slices"
+
 // scenario is a script, and the mutants that it must catch. Each is about one
 // rule, and says how the loss comes about without it.
 type scenario struct {
@@ -9,6 +11,11 @@ type scenario struct {
 	catches []mutation
 	with    []mutation // a second belt, without which alone nothing is lost
 	play    func(sc *script)
+}
+
+// scenarios returns all scripts.
+func scenarios() []scenario {
+	return slices.Concat(pinScenarios, markerScenarios, holdScenarios)
 }
 
 // In these, P is a point of name 0 or 1 whose only pack X is condemned while P is
@@ -226,6 +233,55 @@ var markerScenarios = []scenario{
 			sc.finish(sc.start(&role{"merger", func(a *actor) { a.compactCondemned(x) }}, 1, &order{}))
 			sc.until(s, put, point)
 			sc.finish(g)
+			sc.finish(s)
+		},
+	},
+	{
+		// S has the names of two markers, which are merged before it reads them.
+		"markers that are merged between the listing and the reading", []mutation{goneIsEmpty}, nil,
+		func(sc *script) {
+			a, b := sc.point(0, 1), sc.point(2, 2)
+			x := sc.packs()
+			sc.forget(a | b)
+			first := sc.collector(order{victims: x & -x})
+			sc.through(first, put, condemn)
+			sc.kill(first)
+			g := sc.marked(x, order{})
+			s := sc.writer(order{name: 1, want: 3})
+			sc.through(s, list, condemn)
+			sc.finish(sc.start(&role{"merger", func(a *actor) { a.compactCondemned(x) }}, 1, &order{}))
+			sc.until(s, put, point)
+			sc.finish(g)
+			sc.finish(s)
+		},
+	},
+	{
+		"a session record that nobody confirmed", []mutation{sessionUnconfirmed}, nil,
+		func(sc *script) {
+			sc.forget(sc.point(0, 1))
+			s := sc.writer(order{name: 1, want: 1})
+			sc.until(s, put, session)
+			sc.lose(s)
+			sc.until(s, put, point)
+			sc.finish(sc.collector(order{victims: sc.packs()}))
+			sc.finish(s)
+		},
+	},
+	{
+		// The list of those that a marker waits for is lost when it is merged.
+		"a marker that is merged while it waits", []mutation{unripeMerged}, nil,
+		func(sc *script) {
+			a, b := sc.point(0, 1), sc.point(2, 2)
+			x := sc.packs()
+			sc.forget(a | b)
+			s := sc.writer(order{name: 1, want: 3})
+			sc.until(s, put, point)
+			first := sc.collector(order{victims: x & -x})
+			sc.through(first, put, condemn)
+			sc.kill(first)
+			sc.cfg.fencing, sc.cfg.young = false, 100
+			sc.finish(sc.collector(order{victims: x}))
+			sc.finish(sc.collector(order{}))
 			sc.finish(s)
 		},
 	},

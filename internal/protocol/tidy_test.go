@@ -78,7 +78,7 @@ func (a *actor) compactCondemned(ripe uint64) {
 	sets := a.readSet(condemn)
 	var can keyset
 	for key := sets.objects.next(0); key < keys; key = sets.objects.next(key + 1) {
-		if s.obj.content[condemn][key]&^ripe == 0 {
+		if s.obj.content[condemn][key]&^ripe == 0 || s.mutant(unripeMerged) {
 			can.add(uint8(key))
 		}
 	}
