@@ -251,7 +251,7 @@ func TestKill(t *testing.T) {
 		}
 	}
 	checkGeneration(t, r, "point-0")
-	if rep, err := r.Verify(t.Context(), &repo.VerifyOptions{Data: true}); err != nil || len(rep.Damage) > 0 || rep.Points != kills {
+	if rep, err := r.Verify(t.Context(), &repo.VerifyOptions{Level: repo.VerifyFull}); err != nil || len(rep.Damage) > 0 || rep.Points != kills {
 		t.Errorf("verify: %+v, %v", rep, err)
 	}
 	t.Logf("%d processes, %d killed before they were done, %d of these while the application was frozen; longest freeze %v", kills, killed, frozen, g.worst)

@@ -76,7 +76,7 @@ func survive(t *testing.T, w *world, p *process, kill func()) {
 	if pending, err := w.journal.Pending(t.Context()); err != nil || len(pending) > 0 {
 		t.Errorf("intents are pending: %v, %v", pending, err)
 	}
-	rep, err := next.repository.Verify(t.Context(), &repo.VerifyOptions{Data: true})
+	rep, err := next.repository.Verify(t.Context(), &repo.VerifyOptions{Level: repo.VerifyFull})
 	if err != nil || len(rep.Damage) > 0 {
 		t.Errorf("verify: %+v, %v", rep, err)
 	}

@@ -55,7 +55,7 @@ func TestCancelAtEveryCall(t *testing.T) {
 			}})
 			r, err := repo.Open(ctx, process.Bucket(), key("secret"), nil)
 			if err == nil {
-				_, err = r.Verify(ctx, &repo.VerifyOptions{Data: true})
+				_, err = r.Verify(ctx, &repo.VerifyOptions{Level: repo.VerifyFull})
 			}
 			if more = len(process.Calls()) > i; more && !errors.Is(err, context.Canceled) {
 				t.Errorf("verify, call %d: %v", i, err)

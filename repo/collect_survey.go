@@ -69,7 +69,7 @@ func (r *Repository) survey(ctx context.Context, repack float64) (*survey, error
 		slices.SortFunc(lists[i], func(a, b store.Object) int { return strings.Compare(a.Key, b.Key) })
 		for _, o := range lists[i] {
 			s.add(prefix, o)
-			if !strings.HasPrefix(o.Key, idleLedger) && !strings.HasPrefix(o.Key, clockLedger) {
+			if !strings.HasPrefix(o.Key, idleLedger) && !strings.HasPrefix(o.Key, clockLedger) && !isLedger(o.Key) {
 				state.WriteString(o.Key + "\n")
 			}
 		}

@@ -227,7 +227,7 @@ func TestCancelAtRandom(t *testing.T) {
 		if err != nil {
 			cancelled++
 		}
-		if _, err := r.Verify(ctx, &repo.VerifyOptions{Data: true}); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := r.Verify(ctx, &repo.VerifyOptions{Level: repo.VerifyFull}); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 		cancel()

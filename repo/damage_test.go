@@ -81,7 +81,7 @@ func (w *world) look(tb testing.TB, b *repotest.Bucket, what string) (rep *repo.
 		}
 		return nil, false
 	}
-	rep, err = r.Verify(ctx, &repo.VerifyOptions{Data: true})
+	rep, err = r.Verify(ctx, &repo.VerifyOptions{Level: repo.VerifyFull})
 	if err != nil {
 		tb.Errorf("%s: verify: %v", what, err)
 		return nil, false

@@ -204,7 +204,7 @@ func TestSweepReads(t *testing.T) {
 				}
 				var rep *repo.VerifyReport
 				if err == nil {
-					rep, err = r.Verify(t.Context(), &repo.VerifyOptions{Data: true})
+					rep, err = r.Verify(t.Context(), &repo.VerifyOptions{Level: repo.VerifyFull})
 				}
 				if more = len(process.Calls()) > i; !more {
 					return

@@ -222,7 +222,7 @@ func TestPoisonedChunk(t *testing.T) {
 	if err := readTree(t.Context(), again, p, "v"); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("got %v", err)
 	}
-	if rep, err := again.Verify(t.Context(), &VerifyOptions{Data: true}); err != nil || len(rep.Damage) != 1 {
+	if rep, err := again.Verify(t.Context(), &VerifyOptions{Level: VerifyFull}); err != nil || len(rep.Damage) != 1 {
 		t.Errorf("%+v, %v", rep, err)
 	}
 }

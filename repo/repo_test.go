@@ -139,7 +139,11 @@ func onDisk(tb testing.TB, dir string) map[string]string {
 // verify returns the report of a verification that must be possible.
 func verify(tb testing.TB, r *repo.Repository, data bool) *repo.VerifyReport {
 	tb.Helper()
-	rep, err := r.Verify(tb.Context(), &repo.VerifyOptions{Data: data})
+	level := repo.VerifyMetadata
+	if data {
+		level = repo.VerifyFull
+	}
+	rep, err := r.Verify(tb.Context(), &repo.VerifyOptions{Level: level})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -3,36 +3,76 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
-	"github.com/stillpoint-go/protect/internal/pack"
+	"github.com/stillpoint-go/protect/internal/store"
 )
+
+// VerifyLevel says how deep a verification looks. Each level includes those
+// before it.
+type VerifyLevel string
+
+const (
+	// VerifyStructure reads no pack: all small objects are there and authentic,
+	// and all packs that the index names are there with their size.
+	VerifyStructure VerifyLevel = "structure"
+	// VerifyMetadata reads all directories and extent maps of all points, each
+	// part once: they are whole, and everything that they refer to is in the
+	// index.
+	VerifyMetadata VerifyLevel = "metadata"
+	// VerifyData also reads some packs whole and checks every byte of them:
+	// VerifyOptions.Budget bytes of those that were not read for the longest
+	// time, and all that were damaged before. It notes in the repository which
+	// they were, so that by and by all are read.
+	VerifyData VerifyLevel = "data"
+	// VerifyFull reads everything.
+	VerifyFull VerifyLevel = "full"
+)
+
+// reaches reports whether a verification of this level does what the other says.
+func (l VerifyLevel) reaches(other VerifyLevel) bool {
+	order := []VerifyLevel{VerifyStructure, VerifyMetadata, VerifyData, VerifyFull}
+	return slices.Index(order, l) >= slices.Index(order, other)
+}
 
 // VerifyOptions say how deep to look.
 type VerifyOptions struct {
-	// Data reads and checks every byte of every object. Without it, all
-	// metadata is read, but of the contents only that their packs are there
-	// with the right size.
-	Data bool
+	// Level defaults to VerifyMetadata.
+	Level VerifyLevel
+	// Budget is how many bytes of packs to read with VerifyData: at least so
+	// many, and at most one pack more. With S bytes in the repository, S/Budget
+	// runs read everything. 0 means one thirtieth of it.
+	Budget int64
 	// Progress, if set, is called with the work done so far, from one goroutine
 	// at a time. It must not block.
 	Progress func(VerifyProgress)
 }
 
-// VerifyProgress is how far a verification has come.
+func (o *VerifyOptions) withDefaults() (VerifyOptions, error) {
+	c := VerifyOptions{}
+	if o != nil {
+		c = *o
+	}
+	c.Level = cmp.Or(c.Level, VerifyMetadata)
+	if !c.Level.reaches(VerifyStructure) || c.Budget < 0 {
+		return c, fmt.Errorf("%w: level %q, budget %d", fs.ErrInvalid, c.Level, c.Budget)
+	}
+	return c, nil
+}
+
+// VerifyProgress is how far a verification has come: objects checked, and bytes
+// of those that are read whole.
 type VerifyProgress struct {
 	Objects, ObjectsTotal int64
 	Bytes, BytesTotal     int64
@@ -40,11 +80,18 @@ type VerifyProgress struct {
 
 // VerifyReport is what a verification found.
 type VerifyReport struct {
-	Points  int   `json:"points"`
-	Objects int64 `json:"objects"` // objects checked
-	Bytes   int64 `json:"bytes"`   // their size, where they were read whole
+	Level   VerifyLevel `json:"level"`
+	Points  int         `json:"points"`
+	Objects int64       `json:"objects"` // objects checked
+	Packs   int64       `json:"packs"`   // packs read whole
+	Bytes   int64       `json:"bytes"`   // size of all objects read whole
 	// Damage is empty if everything is as it was written.
 	Damage []Damage `json:"damage,omitempty"`
+	// Unindexed lists packs that the index does not know and that no session is
+	// going to add to it: the leftovers of a session that failed, which Collect
+	// removes; or, where chunks are missing from the index, what a lost part of
+	// it named: then Repair adds them again.
+	Unindexed []string `json:"unindexed,omitempty"`
 	// Unknown lists objects that are not of this repository.
 	Unknown []string `json:"unknown,omitempty"`
 }
@@ -55,78 +102,192 @@ type Damage struct {
 	Chunk  string `json:"chunk,omitempty"`  // id of the chunk, in hex
 	Reason string `json:"reason"`
 	// Affects lists the recovery points, volumes and paths that cannot be
-	// restored because of it, up to a hundred: "point ID: volume/path".
+	// restored because of it, in order: "point ID: volume/path". Nothing is
+	// affected if what is damaged has another copy. Up to a thousand are listed;
+	// More is about how many there are besides.
 	Affects []string `json:"affects,omitempty"`
+	More    int64    `json:"more,omitempty"`
 }
 
-const maxAffects = 100
+const maxAffects = 1000
 
-// Verify checks the repository without changing it. Damage is reported, not
-// returned: the error says that the verification itself could not be done. It
-// needs memory for one pack for each processor, and 33 bytes for each chunk.
+// Verify checks the repository. Damage is reported, not returned: the error says
+// that the verification itself could not be done. It changes nothing, but for
+// the note of what it has read, which it leaves out if it may not write.
+//
+// It runs beside sessions, restores and collections: what they change meanwhile
+// is no damage. Besides what a session needs, it takes memory for a pack and a
+// few tree nodes for each processor, and up to 75 bytes for each node of the
+// trees, of which there is one for some hundred files or large chunks.
 func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (*VerifyReport, error) {
-	v := &verifier{r: r.fresh()} // nothing remembered may hide damage
-	if opts != nil {
-		v.opts = *opts
+	o, err := opts.withDefaults()
+	if err == nil {
+		v := newVerifier(r, o)
+		if err = v.run(ctx); err == nil {
+			return v.result(), nil
+		}
 	}
-	v.bad, v.known = map[ondisk.ID]*Damage{}, map[damageKey]*Damage{}
-	if err := v.run(ctx); err != nil {
-		return nil, fmt.Errorf("repo: verify: %w", err)
-	}
-	return v.result(), nil
+	return nil, fmt.Errorf("repo: verify: %w", err)
 }
 
+// verifier is one verification.
 type verifier struct {
-	r      *Repository
-	opts   VerifyOptions
-	packs  map[string]int64 // sizes by key
-	total  VerifyProgress
-	checks []func(context.Context) error
+	r    *Repository
+	opts VerifyOptions
 
-	mu     sync.Mutex
-	report VerifyReport
-	damage []*Damage
-	known  map[damageKey]*Damage
-	bad    map[ondisk.ID]*Damage // damaged chunks
-	done   VerifyProgress
+	// What the listings and the small objects say.
+	objects   []store.Object // all but packs
+	packs     map[ondisk.PackRef]*packInfo
+	condemned *ondisk.PackSet
+	roots     *rootSet
+	open      map[[16]byte]bool // sessions that may still store packs
+	trees     *treeWalk
+
+	mu struct {
+		sync.Mutex
+		known    map[damageKey]*finding
+		list     []*finding
+		bad      map[chunkAt]*finding // damaged chunks of packs that were read
+		done     VerifyProgress
+		total    VerifyProgress
+		affected map[string]bool // IDs of points
+	}
+	unknown, unindexed []string
+	packsRead          int64
 }
 
-// damageKey tells damage apart: one for each object and chunk, or each reason
-// if neither is known.
-type damageKey struct{ object, chunk, reason string }
+// chunkAt names one copy of a chunk.
+type chunkAt struct {
+	pack ondisk.PackRef
+	id   ondisk.ID
+}
+
+func newVerifier(r *Repository, opts VerifyOptions) *verifier {
+	v := &verifier{r: r.fresh(), opts: opts} // nothing remembered may hide damage
+	v.packs = map[ondisk.PackRef]*packInfo{}
+	v.mu.known, v.mu.bad, v.mu.affected = map[damageKey]*finding{}, map[chunkAt]*finding{}, map[string]bool{}
+	v.trees = newTreeWalk(v)
+	return v
+}
 
 func (v *verifier) run(ctx context.Context) error {
-	if err := v.list(ctx); err != nil {
+	if err := v.look(ctx); err != nil {
 		return err
 	}
-	all, rerr := v.r.readRoots(ctx, "")
-	xerr := v.r.refresh(ctx)
-	// Sessions that run now store packs and then their index, and collectors
-	// condemn packs before they delete them: so look in the same order.
-	if err := v.listPacks(ctx); err != nil {
+	if err := v.checkObjects(ctx); err != nil {
 		return err
 	}
-	condemned, cerr := v.r.readCondemned(ctx)
-	for _, err := range flatten(errors.Join(rerr, xerr, cerr)) {
+	if v.compare() { // what is missing may have been moved or deleted meanwhile
+		if err := v.lookAgain(ctx); err != nil {
+			return err
+		}
+	}
+	v.reportPacks()
+	if err := v.findUnindexed(ctx); err != nil {
+		return err
+	}
+	if !v.opts.Level.reaches(VerifyData) {
+		v.expect(int64(len(v.packs)), 0)
+		v.progress(int64(len(v.packs)), 0)
+	} else if err := v.readPacks(ctx); err != nil {
+		return err
+	}
+	if !v.opts.Level.reaches(VerifyMetadata) {
+		return nil
+	}
+	return v.checkPoints(ctx)
+}
+
+// look reads what there is. The order counts: a pack that is in the index, but
+// not in a later listing, has been condemned before that, or is missing.
+func (v *verifier) look(ctx context.Context) error {
+	if err := v.tolerate(v.r.refresh(ctx)); err != nil {
+		return err
+	}
+	if err := v.list(ctx, ""); err != nil {
+		return err
+	}
+	return v.readState(ctx)
+}
+
+// lookAgain does so once more, when something seems to be damaged.
+func (v *verifier) lookAgain(ctx context.Context) error {
+	v.r.forgetIndex()
+	if err := v.tolerate(v.r.refresh(ctx)); err != nil {
+		return err
+	}
+	before := maps.Clone(v.packs)
+	if err := v.list(ctx, ondisk.PackPrefix); err != nil {
+		return err
+	}
+	for ref, info := range v.packs {
+		if old := before[ref]; old != nil && old.listed {
+			info.bad, info.whole = old.bad, old.whole
+		}
+	}
+	if err := v.readState(ctx); err != nil {
+		return err
+	}
+	v.compare()
+	return nil
+}
+
+// readState reads sessions, points and what is condemned.
+func (v *verifier) readState(ctx context.Context) error {
+	sessions, err := v.readSessions(ctx)
+	if err != nil {
+		return err
+	}
+	v.roots, err = v.r.readRoots(ctx, "")
+	if err := v.tolerate(err); err != nil {
+		return err
+	}
+	v.condemned, err = v.r.readCondemned(ctx)
+	if err := v.tolerate(err); err != nil {
+		return err
+	}
+	v.open = map[[16]byte]bool{}
+	for sid, s := range sessions {
+		v.open[sid] = s == nil || v.roots.points[s.at] == nil && !v.roots.fences[s.at] && !v.roots.closed.Has(s.at)
+	}
+	return nil
+}
+
+// readSessions reads the sessions on record; one that cannot be read is nil.
+func (v *verifier) readSessions(ctx context.Context) (map[[16]byte]*session, error) {
+	var mu sync.Mutex
+	all := map[[16]byte]*session{}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for _, o := range v.objects {
+		sid, ok := sessionID(o.Key)
+		if !ok {
+			continue
+		}
+		g.Go(func() error {
+			s, err := v.r.fetchSession(ctx, o)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // see checkObjects
+			}
+			mu.Lock()
+			all[sid] = s
+			mu.Unlock()
+			return v.tolerate(err)
+		})
+	}
+	err := g.Wait()
+	return all, err
+}
+
+// tolerate records damage and returns other errors.
+func (v *verifier) tolerate(err error) error {
+	for _, err := range flatten(err) {
 		if !errors.Is(err, ErrCorrupt) {
 			return err
 		}
 		v.found(err)
 	}
-	if err := v.all(ctx); err != nil {
-		return err
-	}
-	v.checkIndex(condemned)
-	points := slices.SortedFunc(maps.Values(maps.Collect(all.live())), func(a, b *Point) int { return strings.Compare(a.ID, b.ID) })
-	v.report.Points = len(points)
-	return v.checkPoints(ctx, points)
-}
-
-// affects adds to what cannot be restored.
-func (d *Damage) affects(what string) {
-	if n := len(d.Affects); n < maxAffects && (n == 0 || d.Affects[n-1] != what) {
-		d.Affects = append(d.Affects, what)
-	}
+	return nil
 }
 
 // flatten returns the errors that errors.Join has put together, at any depth.
@@ -145,215 +306,38 @@ func flatten(err error) []error {
 	return out
 }
 
-// list finds all objects and what to check of each.
-func (v *verifier) list(ctx context.Context) error {
-	v.packs = map[string]int64{}
-	header, slots := false, 0
-	for o, err := range v.r.store.List(ctx, "") {
-		if err != nil {
-			return err
-		}
-		check := v.checkOf(o.Key)
-		if check == nil {
-			v.report.Unknown = append(v.report.Unknown, o.Key)
-			continue
-		}
-		header = header || o.Key == ondisk.HeaderKey
-		if strings.HasPrefix(o.Key, ondisk.SlotPrefix) {
-			slots++
-		}
-		v.total.ObjectsTotal++
-		v.total.BytesTotal += o.Size
-		v.checks = append(v.checks, func(ctx context.Context) error {
-			err := check(ctx, o.Key)
-			switch {
-			case errors.Is(err, ErrCorrupt):
-				v.found(err)
-			case errors.Is(err, fs.ErrNotExist): // deleted since it was listed
-			case err != nil:
-				return err
-			}
-			v.progress(o.Size)
-			return nil
-		})
-		if strings.HasPrefix(o.Key, ondisk.PackPrefix) {
-			v.packs[o.Key] = o.Size
-		}
-	}
-	// Whoever has the repository open does not need these. Others do.
-	if !header {
-		v.found(corrupt(ondisk.HeaderKey, errors.New("the header is missing")))
-	}
-	if slots == 0 {
-		v.found(corrupt(ondisk.SlotPrefix, errors.New("there is no key slot")))
-	}
-	return nil
-}
-
-// listPacks notes the packs that came since the first listing.
-func (v *verifier) listPacks(ctx context.Context) error {
-	for o, err := range v.r.store.List(ctx, ondisk.PackPrefix) {
-		if err != nil {
-			return err
-		}
-		v.packs[o.Key] = o.Size
-	}
-	return nil
-}
-
-func (v *verifier) checkOf(key string) func(context.Context, string) error {
-	sealed := func(limit int64) func(context.Context, string) error {
-		return func(ctx context.Context, key string) error {
-			_, err := v.r.getObject(ctx, key, limit)
-			return err
-		}
-	}
-	switch prefix, _ := path.Split(key); {
-	case key == ondisk.HeaderKey:
-		return func(ctx context.Context, _ string) error {
-			h, err := v.r.getHeader(ctx)
-			if err != nil {
-				return err
-			}
-			return h.authenticate(v.r.keys)
-		}
-	case prefix == ondisk.SlotPrefix:
-		return func(ctx context.Context, key string) error {
-			_, err := v.r.getSlot(ctx, key)
-			return err
-		}
-	case prefix == ondisk.SessionPrefix || prefix == ondisk.LedgerPrefix:
-		return sealed(ondisk.MaxRecord)
-	case prefix == ondisk.PointPrefix:
-		return func(ctx context.Context, key string) error {
-			a, err := ondisk.ParseAttempt(strings.TrimPrefix(key, ondisk.PointPrefix))
-			if err != nil {
-				return corrupt(key, err)
-			}
-			_, err = v.r.fetchRecord(ctx, a, time.Time{})
-			return err
-		}
-	case prefix == ondisk.ForgetPrefix || prefix == ondisk.HoldPrefix:
-		return sealed(ondisk.MaxHeader)
-	case prefix == ondisk.ClosedPrefix || prefix == ondisk.CondemnPrefix:
-		return sealed(ondisk.MaxSet)
-	case prefix == ondisk.IndexPrefix:
-		return func(ctx context.Context, key string) error {
-			_, err := v.r.getSegment(ctx, key)
-			return err
-		}
-	case prefix == ondisk.PackPrefix:
-		return v.checkPack
-	default:
-		return nil
-	}
-}
-
-// all runs the checks of the objects.
-func (v *verifier) all(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(verifiers)
-	for _, check := range v.checks {
-		g.Go(func() error { return check(ctx) })
-	}
-	return g.Wait()
-}
-
-// verifiers bounds how many objects, packs among them, are in memory at once.
-const verifiers = 3
-
-// checkPack reads a pack whole and opens every chunk.
-func (v *verifier) checkPack(ctx context.Context, key string) error {
-	if !v.opts.Data {
-		return nil // its size is checked against the index
-	}
-	data, err := v.r.read(ctx, key, ondisk.MaxPack)
-	if err != nil {
-		return err
-	}
-	dk, entries, err := pack.Parse(v.r.keys, key, data)
-	if err != nil {
-		return corrupt(key, err)
-	}
-	for _, e := range entries {
-		at := index.Location{Pack: &index.PackInfo{Key: dk}, Entry: e}
-		if known, ok := v.r.find(e.ID); ok && known.Pack.Ref.Key() == key && known.Entry != e {
-			v.found(corrupt(key, errors.New("index and footer of the pack disagree")))
-		}
-		if _, err := v.r.open(at, data[e.Offset:][:e.Sealed]); err != nil {
-			v.found(&CorruptError{Object: key, Chunk: e.ID.String(), Err: err})
-		}
-	}
-	return nil
-}
-
-// checkIndex compares the packs that the index knows with those that are
-// there. Condemned ones may be gone.
-func (v *verifier) checkIndex(condemned *ondisk.PackSet) {
-	v.r.mu.Lock()
-	tables := v.r.mu.tables
-	v.r.mu.Unlock()
-	for _, t := range tables {
-		for _, p := range t.Packs() {
-			if condemned.Has(p.Ref) {
-				continue
-			}
-			key := p.Ref.Key()
-			switch size, ok := v.packs[key]; {
-			case !ok:
-				v.found(corrupt(key, errors.New("pack is missing")))
-			case size != int64(p.Size):
-				v.found(corrupt(key, fmt.Errorf("pack has %d bytes instead of %d", size, p.Size)))
-			}
-		}
-	}
-}
-
-// found records damage, once for each object and chunk.
-func (v *verifier) found(err error) *Damage {
-	c, ok := errors.AsType[*CorruptError](err)
-	if !ok {
-		c = &CorruptError{Err: err}
-	}
+// progress counts an object that was checked, with its size if it was read
+// whole.
+func (v *verifier) progress(objects, bytes int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	key := damageKey{object: c.Object, chunk: c.Chunk}
-	if c.Object+c.Chunk == "" {
-		key.reason = c.Err.Error()
-	}
-	if d := v.known[key]; d != nil {
-		return d
-	}
-	d := &Damage{Object: c.Object, Chunk: c.Chunk, Reason: c.Err.Error()}
-	v.damage = append(v.damage, d)
-	v.known[key] = d
-	if id, err := ondisk.ParseID(c.Chunk); err == nil {
-		v.bad[id] = d
-	}
-	return d
-}
-
-func (v *verifier) progress(size int64) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.done.Objects++
-	v.done.Bytes += size
+	v.mu.done.Objects += objects
+	v.mu.done.Bytes += bytes
 	if v.opts.Progress != nil {
-		p := v.total
-		p.Objects, p.Bytes = v.done.Objects, v.done.Bytes
+		p := v.mu.total
+		p.Objects, p.Bytes = v.mu.done.Objects, v.mu.done.Bytes
 		v.opts.Progress(p)
 	}
 }
 
+// expect announces work.
+func (v *verifier) expect(objects, bytes int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.mu.total.ObjectsTotal += objects
+	v.mu.total.BytesTotal += bytes
+}
+
 func (v *verifier) result() *VerifyReport {
-	v.report.Objects = v.done.Objects
-	if v.report.Bytes = v.done.Bytes; !v.opts.Data {
-		for _, size := range v.packs {
-			v.report.Bytes -= size
-		}
+	rep := &VerifyReport{
+		Level: v.opts.Level, Points: len(maps.Collect(v.roots.live())),
+		Objects: v.mu.done.Objects, Bytes: v.mu.done.Bytes, Packs: v.packsRead,
+		Unindexed: v.unindexed, Unknown: v.unknown, Damage: v.damage(),
 	}
-	for _, d := range v.damage {
-		v.report.Damage = append(v.report.Damage, *d)
-	}
-	return &v.report
+	return rep
+}
+
+// livePoints returns the points to check, in the order of their IDs.
+func (v *verifier) livePoints() []*Point {
+	return slices.SortedFunc(maps.Values(maps.Collect(v.roots.live())), func(a, b *Point) int { return strings.Compare(a.ID, b.ID) })
 }

@@ -45,7 +45,11 @@ written. The exit status is 3 if something is damaged.`,
 
 func (c *cli) verify(ctx context.Context, r *repo.Repository, data bool) error {
 	bar := c.newBar("verify")
-	rep, err := r.Verify(ctx, &repo.VerifyOptions{Data: data, Progress: func(p repo.VerifyProgress) {
+	level := repo.VerifyMetadata
+	if data {
+		level = repo.VerifyFull
+	}
+	rep, err := r.Verify(ctx, &repo.VerifyOptions{Level: level, Progress: func(p repo.VerifyProgress) {
 		bar.set(p.Bytes, p.BytesTotal, fmt.Sprintf("verify: %d of %d objects", p.Objects, p.ObjectsTotal))
 	}})
 	bar.close()

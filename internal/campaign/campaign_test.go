@@ -277,7 +277,7 @@ func (p *pantry) sound(ctx context.Context, r *repo.Repository) (map[string]*rep
 			return nil, fmt.Errorf("visible point %s: %w", pt.ID, err)
 		}
 	}
-	rep, err := r.Verify(ctx, &repo.VerifyOptions{Data: true})
+	rep, err := r.Verify(ctx, &repo.VerifyOptions{Level: repo.VerifyFull})
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}

@@ -95,7 +95,7 @@ func (a *actor) perform(ctx context.Context, e *event) error {
 }
 
 func (a *actor) verify(ctx context.Context) error {
-	rep, err := a.r.Verify(ctx, &repo.VerifyOptions{Data: true})
+	rep, err := a.r.Verify(ctx, &repo.VerifyOptions{Level: repo.VerifyFull})
 	if err == nil && len(rep.Damage)+len(rep.Unknown) > 0 {
 		a.l.breach("P2: verify finds %+v", *rep)
 	}

@@ -273,8 +273,8 @@ func (t *Tree) Get(ctx context.Context, key []byte) ([]byte, bool, error) {
 	return nil, false, nil
 }
 
-// From iterates over the records with keys of at least from, in order. It
-// stops after an error.
+// From iterates over the records with keys of at least from, in order. Who goes
+// on after an error gets the records behind the node that could not be read.
 func (t *Tree) From(ctx context.Context, from []byte) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		w := walker{tree: t, from: from}
@@ -297,8 +297,7 @@ func (w *walker) walk(ctx context.Context, id ondisk.ID, height int, in bounds, 
 	}
 	recs, err := w.tree.node(ctx, id, height, in)
 	if err != nil {
-		yield(Record{}, err)
-		return false
+		return yield(Record{}, err)
 	}
 	for i, r := range recs {
 		if height == 0 {
@@ -319,6 +318,37 @@ func (w *walker) walk(ctx context.Context, id ondisk.ID, height int, in bounds, 
 		}
 	}
 	return true
+}
+
+// Node is a place in a tree, with the bounds that its parent sets to its keys.
+type Node struct {
+	ID     ondisk.ID
+	height int
+	in     bounds
+}
+
+// End returns the key before which all keys of the node are, or nil if there is
+// no bound.
+func (n Node) End() []byte { return n.in.hi }
+
+// Root returns the place of the root.
+func (t *Tree) Root() Node { return Node{ID: t.root.ID, height: int(t.root.Height)} }
+
+// Read reads one node: the records of a leaf, or the places of the children of
+// an inner node. With it, a caller walks a tree in an order of its own.
+func (t *Tree) Read(ctx context.Context, n Node) ([]Record, []Node, error) {
+	recs, err := t.node(ctx, n.ID, n.height, n.in)
+	if err != nil || n.height == 0 {
+		return recs, nil, err
+	}
+	children := make([]Node, len(recs))
+	for i, r := range recs {
+		children[i] = Node{ID: ondisk.ID(r.Value), height: n.height - 1, in: bounds{lo: r.Key, hi: n.in.hi}}
+		if i+1 < len(recs) {
+			children[i].in.hi = recs[i+1].Key
+		}
+	}
+	return nil, children, nil
 }
 
 // Walk visits the records of all nodes that enter admits, in order. enter is
