@@ -242,7 +242,7 @@ func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) 
 		p.digest = w.r.keys.RecordDigest(plain)
 	case errors.Is(err, fs.ErrExist): // a fence, or another session was faster
 		if p, err = w.r.fetchPoint(ctx, w.session.at); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ErrAmbiguous, err)
 		}
 	case errors.Is(err, store.ErrUnknown):
 		return nil, fmt.Errorf("%w: %w", ErrAmbiguous, err)

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
@@ -20,7 +21,10 @@ import (
 	"github.com/stillpoint-go/protect/repo/repotest"
 )
 
-var schedules = flag.Int("schedules", 0, "number of schedules of TestSim")
+var (
+	schedules = flag.Int("schedules", 0, "number of schedules of TestSim")
+	tracing   = flag.Bool("trace", false, "print what happened in each schedule of TestSim")
+)
 
 // simulation is what all schedules start from.
 type simulation struct {
@@ -112,7 +116,10 @@ func TestSim(t *testing.T) {
 	var steps, faults, kills, lates, points, acks, bad int
 	begin := time.Now()
 	for i := range n {
-		res := sim.run(t, seed+uint64(i), false)
+		res := sim.run(t, seed+uint64(i), *tracing)
+		if *tracing {
+			t.Logf("seed %d:\n%s\n%s", seed+uint64(i), strings.Join(res.s.trace.lines, "\n"), res.l.report())
+		}
 		distinct[res.s.trace.sum] = struct{}{}
 		steps, faults, kills, lates = steps+res.s.steps, faults+res.s.faults, kills+res.s.kills, lates+res.s.lates
 		points += res.l.verified

@@ -71,6 +71,9 @@ func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 			return retry.Final(fmt.Errorf("%w: %w", fs.ErrExist, err))
 		case gcerrors.Code(err) == gcerrors.PermissionDenied:
 			return retry.Final(classify(err))
+		case errors.Is(err, fs.ErrExist): // but what is there may well be ours: try again to see
+			unknown = true
+			return fmt.Errorf("%v, and looking at it: %v", err, lerr) //nolint:errorlint // neither is an answer yet
 		default:
 			unknown = true
 			return classify(err)

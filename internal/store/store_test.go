@@ -225,6 +225,37 @@ func TestPersistentFaults(t *testing.T) {
 	}
 }
 
+// TestPutThatExistsAndCannotBeRead loses the answer to a write, and then what
+// is read back of it: that something exists is no answer before it is known
+// whose it is.
+func TestPutThatExistsAndCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := repotest.NewBucket(nil)
+		gets, puts := 0, 0
+		process := b.Open(&repotest.Options{Fault: func(op repotest.Op) repotest.Fault {
+			switch op.Kind {
+			case repotest.PutOnce:
+				if puts++; puts == 1 {
+					return repotest.Fault{Action: repotest.FailAfter}
+				}
+			case repotest.Get:
+				if gets++; gets <= 2 {
+					return repotest.Fault{Action: repotest.FailBefore}
+				}
+			}
+			return repotest.Fault{}
+		}})
+		s := store.New(process.Bucket(), retry.Policy{Attempts: 3})
+		if err := s.Put(t.Context(), "k", []byte("data")); err != nil || gets != 3 {
+			t.Errorf("after %d reads: %v", gets, err)
+		}
+		gets, puts = -10, 0
+		if err := s.Put(t.Context(), "other", []byte("data")); !errors.Is(err, store.ErrUnknown) || errors.Is(err, fs.ErrExist) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 func TestCancelledPut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := repotest.NewBucket(nil)
