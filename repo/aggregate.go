@@ -25,7 +25,7 @@ const (
 // order in which they came.
 type aggregator struct {
 	w      *Writer
-	emit   func(path string, e *ondisk.Entry) error
+	emit   func(*job) error
 	buf    []byte
 	queue  []*job
 	placed map[ondisk.ID]ondisk.Slice // content hash to where it is; zero ID: in buf
@@ -62,7 +62,7 @@ func (a *aggregator) place(j *job) error {
 // flush.
 func (a *aggregator) pass(j *job) error {
 	if len(a.queue) == 0 && !pending(j) {
-		return a.emit(j.path, j.entry)
+		return a.emit(j)
 	}
 	a.queue = append(a.queue, j)
 	if len(a.queue) >= waiting {
@@ -92,7 +92,7 @@ func (a *aggregator) flush() error {
 		}
 	}
 	for i, j := range a.queue {
-		if err := a.emit(j.path, j.entry); err != nil {
+		if err := a.emit(j); err != nil {
 			return err
 		}
 		a.queue[i] = nil

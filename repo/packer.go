@@ -39,13 +39,22 @@ type packer struct {
 
 	mu struct {
 		sync.Mutex
-		seen  map[ondisk.ID]struct{} // chunks of this session
-		open  [2]*pack.Builder       // data, metadata
-		packs []index.Pack           // stored
-		next  uint32                 // number of the next pack
-		free  [][]byte               // buffers of packs
+		seen map[ondisk.ID]struct{} // chunks of this session
+		open [2]*openPack           // data, metadata
+		next uint32                 // number of the next pack
+		free [][]byte               // buffers of packs
+		flushState
 	}
 	fresh, stored, count, packs atomic.Int64
+	flusher
+}
+
+// openPack is a pack that no index segment knows yet.
+type openPack struct {
+	*pack.Builder
+	first  int64 // the lowest number of its chunks
+	stored chan struct{}
+	info   index.Pack // once it is stored
 }
 
 func newPacker(ctx context.Context, r *Repository, session [16]byte, usable func(ondisk.ID) bool) *packer {
@@ -60,6 +69,8 @@ func newPacker(ctx context.Context, r *Repository, session [16]byte, usable func
 		p.cancel(err)
 	}
 	p.mu.seen = map[ondisk.ID]struct{}{}
+	p.mu.flying, p.mu.unknown = map[ondisk.ID]int64{}, map[*openPack]struct{}{}
+	p.flushBytes, p.want, p.quit = flushBytes, make(chan struct{}, 1), make(chan struct{})
 	return p
 }
 
@@ -104,12 +115,20 @@ func (p *packer) claim(id ondisk.ID) bool {
 	_, seen := p.mu.seen[id]
 	if !seen {
 		p.mu.seen[id] = struct{}{}
+		p.mu.claimed++
+		p.mu.flying[id] = p.mu.claimed
 	}
 	p.mu.Unlock()
 	if seen {
 		return false
 	}
-	return !p.usable(id)
+	if !p.usable(id) {
+		return true
+	}
+	p.mu.Lock()
+	delete(p.mu.flying, id)
+	p.mu.Unlock()
+	return false
 }
 
 // add compresses, seals and verifies a chunk and appends it to a pack.
@@ -141,16 +160,24 @@ func (p *packer) append(e pack.Entry, sealed []byte) error {
 	}
 	p.mu.Lock()
 	b := p.mu.open[slot]
-	var full *pack.Builder
+	var full *openPack
 	if b != nil && (b.Len()+len(sealed)+pack.EntrySize > packTarget && len(b.Entries()) > 0 || len(b.Entries()) == ondisk.MaxPackEntries) {
 		full, b = b, nil
 	}
 	if b == nil {
-		b = pack.NewBuilder(p.buffer(), p.key, packTarget)
+		b = &openPack{Builder: pack.NewBuilder(p.buffer(), p.key, packTarget), first: p.mu.claimed, stored: make(chan struct{})}
 		p.mu.open[slot] = b
+		p.mu.unknown[b] = struct{}{}
 	}
 	b.Add(e, sealed)
+	b.first = min(b.first, p.mu.flying[e.ID])
+	delete(p.mu.flying, e.ID)
+	p.mu.bytes += int64(len(sealed))
+	due := p.mu.bytes >= p.flushBytes
 	p.mu.Unlock()
+	if due {
+		p.wantFlush()
+	}
 	if full != nil {
 		return p.store(full)
 	}
@@ -169,7 +196,7 @@ func (p *packer) buffer() []byte {
 
 // store starts to upload a pack, once fewer than the allowed number of others
 // are on their way.
-func (p *packer) store(b *pack.Builder) error {
+func (p *packer) store(b *openPack) error {
 	select {
 	case p.upload <- struct{}{}:
 	case <-p.ctx.Done():
@@ -189,9 +216,10 @@ func (p *packer) store(b *pack.Builder) error {
 		p.stored.Add(int64(len(data)))
 		p.packs.Add(1)
 		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.mu.packs = append(p.mu.packs, index.Pack{Ref: ref, Key: p.key, Size: uint32(len(data)), Entries: b.Entries()}) // below MaxPack
+		b.info = index.Pack{Ref: ref, Key: p.key, Size: uint32(len(data)), Entries: b.Entries()} // below MaxPack
 		p.mu.free = append(p.mu.free, data)
+		p.mu.Unlock()
+		close(b.stored)
 	})
 	return nil
 }
@@ -199,47 +227,18 @@ func (p *packer) store(b *pack.Builder) error {
 // finish stores the packs that are still open, and then the index segments of
 // the session. Nobody puts chunks any more.
 func (p *packer) finish() error {
+	p.stopFlusher()
 	p.wg.Wait() // helpers append to the open packs
-	for i, b := range p.mu.open {
-		if b == nil {
-			continue
-		}
-		p.mu.open[i] = nil
-		if err := p.store(b); err != nil {
-			return err
-		}
-	}
-	p.wg.Wait()
 	if err := context.Cause(p.ctx); err != nil {
 		return err
 	}
-	return p.storeIndex()
-}
-
-func (p *packer) storeIndex() error {
-	n := 0
-	for rest := p.mu.packs; len(rest) > 0; n++ {
-		take, chunks := 0, 0
-		for take < len(rest) {
-			chunks += len(rest[take].Entries)
-			if take > 0 && index.Size(take+1, chunks) > ondisk.MaxSegment {
-				break
-			}
-			take++
-		}
-		key := segmentKey(p.session, n)
-		obj := p.r.keys.SealObject(key, index.Encode(rest[:take]))
-		if err := p.r.store.Put(p.ctx, key, obj); err != nil {
-			return err
-		}
-		p.stored.Add(int64(len(obj)))
-		rest = rest[take:]
-	}
-	return nil
+	_, err := p.flush()
+	return err
 }
 
 // close ends what is still running.
 func (p *packer) close() {
 	p.cancel(errors.New("repo: the session is over"))
+	p.stopFlusher()
 	p.wg.Wait()
 }

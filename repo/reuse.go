@@ -102,19 +102,27 @@ func reuseContent(e, known *ondisk.Entry) {
 }
 
 // recall returns the entry that the parent has at the path, or nil, and an
-// entry, if there is one, whose content is still that of the file. Paths are
-// asked for in order.
+// entry, if there is one, whose content is still that of the file: that one,
+// or what a session stored that did not come to its end. Paths are asked for
+// in order.
 func (t *treeWriter) recall(ctx context.Context, path string, info fs.FileInfo) (old, known *ondisk.Entry, err error) {
-	if old, err = t.parentEntry(path); err != nil || old == nil || !t.w.reuse.same(old, info) {
-		return old, nil, err
+	if old, err = t.parentEntry(path); err != nil {
+		return nil, nil, err
 	}
-	if !t.w.trusted {
-		ok, err := t.w.intact(ctx, old)
-		if err != nil || !ok {
-			return old, nil, err
+	same := func(e *ondisk.Entry) bool { return t.w.reuse.same(e, info) }
+	if old != nil && same(old) {
+		ok := t.w.trusted
+		if !ok {
+			if ok, err = t.w.intact(ctx, old); err != nil {
+				return old, nil, err
+			}
+		}
+		if ok {
+			return old, old, nil
 		}
 	}
-	return old, old, nil
+	known, err = t.resume(ctx, path, same)
+	return old, known, err
 }
 
 // intact reports whether everything that an entry refers to can be referred

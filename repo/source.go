@@ -22,7 +22,9 @@ type job struct {
 	entry *ondisk.Entry
 	old   *ondisk.Entry // what the parent has at the path, or nil
 	info  fs.FileInfo
-	file  *os.File // of files with content, until it is read
+	// inherited says that the content is that of the parent, as it is.
+	inherited bool
+	file      *os.File // of files with content, until it is read
 	// done is closed when the content is read, with small set, or err, or the
 	// entry complete.
 	done  chan struct{}
@@ -237,7 +239,7 @@ func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
 		reuseContent(e, known)
 		e.Xattrs = known.Xattrs // to change them changes the status
 		w.link(seen, at)
-		return w.emit(&job{path: at, entry: e})
+		return w.emit(&job{path: at, entry: e, inherited: known == old})
 	}
 	f, err := dir.OpenFile(name, os.O_RDONLY|openFlags, 0)
 	if err != nil {
@@ -247,6 +249,7 @@ func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
 	if err == nil {
 		if j.old = old; known != nil && w.reuse.same(known, j.info) {
 			reuseContent(j.entry, known)
+			j.inherited = known == old
 		} else if j.info.Size() > 0 {
 			j.file, j.done = f, make(chan struct{})
 		} else {

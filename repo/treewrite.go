@@ -32,6 +32,8 @@ type treeWriter struct {
 	builder *tree.Builder
 	group   *aggregator
 	volume  Volume
+	name    string
+	resumed []*resumed // of sessions that did not come to their end
 
 	// The entries of the parent, in step with the walk.
 	nextParent func() (tree.Record, error, bool)
@@ -45,9 +47,12 @@ func (w *Writer) putNode(kind ondisk.Kind) tree.Put {
 }
 
 func (w *Writer) newTreeWriter(ctx context.Context, volume string) (*treeWriter, error) {
-	t := &treeWriter{w: w, builder: tree.NewBuilder(w.cut, w.putNode(ondisk.KindTree))}
+	t := &treeWriter{w: w, name: volume, builder: tree.NewBuilder(w.cut, w.putNode(ondisk.KindTree))}
 	t.group = &aggregator{w: w, emit: t.add}
 	t.nextParent, t.stopParent = func() (tree.Record, error, bool) { return tree.Record{}, nil, false }, func() {}
+	for _, keys := range w.journals {
+		t.resumed = append(t.resumed, &resumed{r: w.r, volume: volume, keys: keys})
+	}
 	if v := w.parentVolume(volume); v != nil {
 		records := tree.New(v.root, w.r.loader.node(ondisk.KindTree)).From(ctx, nil)
 		t.nextParent, t.stopParent = iter.Pull2(records)
@@ -204,7 +209,8 @@ func (w *Writer) usable(kind ondisk.Kind, slices []ondisk.Slice) bool {
 }
 
 // add puts a finished entry into the tree.
-func (t *treeWriter) add(path string, e *ondisk.Entry) error {
+func (t *treeWriter) add(j *job) error {
+	path, e := j.path, j.entry
 	// A point that cannot be read again must not be committed.
 	if err := e.Validate(); err != nil {
 		return fmt.Errorf("%w: %q cannot be stored: %w", fs.ErrInvalid, path, err)
@@ -216,7 +222,11 @@ func (t *treeWriter) add(path string, e *ondisk.Entry) error {
 		t.volume.Bytes += int64(e.Size) // below 2^62
 		t.w.files.Add(1)
 	}
-	return t.builder.Add(ondisk.PathKey(path), ondisk.AppendEntry(nil, e))
+	key, value := ondisk.PathKey(path), ondisk.AppendEntry(nil, e)
+	if e.Stat != nil && !j.inherited && e.Size > 0 {
+		t.w.journal.note(t.name, key, value)
+	}
+	return t.builder.Add(key, value)
 }
 
 // readFiles reads the contents of files until there is no more work.

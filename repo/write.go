@@ -89,6 +89,8 @@ type Writer struct {
 	table     *chunk.Table
 	cut       uint64 // keys the boundaries of nodes and small-file chunks
 	reuse     Reuse
+	journal   *journal
+	journals  [][]string // of sessions that did not come to their end
 	// trusted says that what the parent refers to need not be looked at.
 	trusted bool
 
@@ -176,18 +178,27 @@ func (r *Repository) newWriter(ctx context.Context, at attempt, opts *WriteOptio
 	if err := r.tolerate(err); err != nil {
 		return nil, err
 	}
+	var journals [][]string
+	if opts.Reuse != ReuseNever {
+		journals, err = r.journals(ctx, opts.Name, s.id)
+		if err := r.tolerate(err); err != nil {
+			return nil, err
+		}
+	}
 	if err := r.tolerate(r.refresh(ctx)); err != nil {
 		return nil, err
 	}
 	w := &Writer{
 		r: r, session: s, parent: parent, head: all.newest(func(*Point) bool { return true }), condemned: condemned,
 		table: chunk.NewTable(r.keys.ChunkTable(chunk.TableSize)), cut: r.keys.NodeSeed(),
-		reuse: opts.Reuse,
+		reuse: opts.Reuse, journals: journals,
 		// The parent is pinned: no collector takes what it refers to. Only damage does.
 		trusted: !condemned.Damaged(),
 	}
 	w.pk = newPacker(ctx, r, s.id, func(id ondisk.ID) bool { _, ok := w.find(id); return ok })
 	w.mu.names = map[string]bool{}
+	w.journal = newJournal(w)
+	w.pk.startFlusher(func(low int64) { w.journal.store(w.pk.ctx, low) })
 	return w, nil
 }
 
@@ -255,6 +266,7 @@ func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrAmbiguous, err)
 	}
+	w.journal.drop(ctx)
 	w.r.endSession(ctx, w.session)
 	if p == nil || closed.Has(w.session.at) {
 		return nil, ErrFenced

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"context"
+	"runtime"
+
+	"github.com/stillpoint-go/protect/internal/ondisk"
+)
+
+// FlushAfter has the index of the session flushed after so many bytes.
+func (w *Writer) FlushAfter(n int64) {
+	w.pk.mu.Lock()
+	w.pk.flushBytes = n
+	w.pk.mu.Unlock()
+}
+
+// WaitJournal waits until all files that are complete are in the journal, or
+// the session fails.
+func (w *Writer) WaitJournal() {
+	for w.pk.ctx.Err() == nil {
+		w.journal.mu.Lock()
+		n := w.journal.mu.waiting
+		w.journal.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		w.pk.wantFlush()
+		runtime.Gosched()
+	}
+}
+
+// Journaled returns the paths that are in the journals of all sessions.
+func (r *Repository) Journaled(ctx context.Context) (map[string]bool, error) {
+	paths := map[string]bool{}
+	for o, err := range r.store.List(ctx, ondisk.ResumePrefix) {
+		if err != nil {
+			return nil, err
+		}
+		plain, err := r.getObject(ctx, o.Key, ondisk.MaxNode+maxJournal)
+		if err != nil {
+			return nil, err
+		}
+		_, recs, err := decodeJournal(plain)
+		if err != nil {
+			return nil, err
+		}
+		for _, rec := range recs {
+			p, err := ondisk.KeyPath(rec.key)
+			if err != nil {
+				return nil, err
+			}
+			paths[p] = true
+		}
+	}
+	return paths, nil
+}
