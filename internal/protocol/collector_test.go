@@ -18,15 +18,13 @@ func (a *actor) collect() {
 	v.packs &= ps[0]
 	cand := a.candidates(&v, before.all, &early)
 	if cand != 0 {
+		key := a.newSet(condemn, 0, cand)
 		if s.mutant(markerUnconfirmed) {
-			key := a.newSet(condemn, 0, cand)
 			a.hope(condemn, key, 0)
-			before.objects.add(uint8(key))
 		} else {
-			key := a.newSet(condemn, 0, cand)
 			a.create(condemn, key)
-			before.objects.add(uint8(key))
 		}
+		before.objects.add(uint8(key))
 	}
 	sess := early
 	if !s.mutant(sessionsReadBeforeMarker) {
@@ -39,7 +37,7 @@ func (a *actor) collect() {
 	if s.mutant(foldFirst) {
 		a.fold(&v)
 	}
-	v, ok := a.rescue(v, ripe)
+	v, ok := a.rescue(v)
 	if !ok {
 		return
 	}
@@ -197,7 +195,7 @@ func (a *actor) sweep(v *view, ripe uint64) {
 
 // rescue is C6: what only condemned packs hold is copied out of them, and then
 // everything is read again.
-func (a *actor) rescue(v view, ripe uint64) (view, bool) {
+func (a *actor) rescue(v view) (view, bool) {
 	s := a.s
 	for range 4 {
 		if v.damaged {

@@ -18,7 +18,6 @@ type sim struct {
 	o      oracle
 	actors []*actor
 	late   []op
-	calm   bool // no faults any more
 	step   int
 	low    int
 	hash   uint64
@@ -106,11 +105,9 @@ func (s *sim) mutant(m mutation) bool { return s.mut&(1<<m) != 0 }
 // run performs the whole schedule.
 func (s *sim) run() {
 	s.draw()
-	s.calm = true
 	for range s.cfg.warm {
 		s.finish(s.start(&writerRole, 1, nil))
 	}
-	s.calm = false
 	s.cast()
 	for s.step = 0; s.step < 6000 && s.o.violation == ""; s.step++ {
 		a := s.choose()
@@ -298,7 +295,6 @@ func (s *sim) finish(a *actor) {
 // settle ends the faults: what is in flight lands, and collections in peace must
 // bring the repository to rest, able to take another point.
 func (s *sim) settle() {
-	s.calm = true
 	s.cfg.fencing, s.cfg.young, s.cfg.repack, s.cfg.wild = true, 0, 0, 0
 	for i := 0; i < 6 && s.o.violation == ""; i++ {
 		for n := len(s.late); n > 0 && s.o.violation == ""; n-- {

@@ -42,7 +42,7 @@ func (a *actor) write(name int) {
 	if !ok {
 		return
 	}
-	a.consult(&d, pts)
+	a.consult(&d)
 	if !early {
 		d.known = a.readSet(index)
 	}
@@ -115,7 +115,7 @@ func (a *actor) begin(name int, d *draft) (records, bool) {
 }
 
 // consult is W3.
-func (a *actor) consult(d *draft, pts records) {
+func (a *actor) consult(d *draft) {
 	s := a.s
 	if !s.mutant(parentNotReread) {
 		d.parents &^= a.readDead()
