@@ -5,7 +5,10 @@ package repo
 import (
 	"bytes"
 	"context"
+	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stillpoint-go/protect/internal/ondisk"
@@ -127,5 +130,131 @@ func TestBadParent(t *testing.T) {
 				t.Errorf("%d bytes, %v", got.Len(), err)
 			}
 		})
+	}
+}
+
+// FuzzDecodeJournal checks that whatever decodes has no other encoding.
+func FuzzDecodeJournal(f *testing.F) {
+	entry := ondisk.AppendEntry(nil, &ondisk.Entry{Type: ondisk.TypeFile, Size: 5, Extents: []ondisk.Slice{{Len: 5}}, Stat: &ondisk.Stat{Inode: 7}})
+	for _, recs := range [][]journalRecord{nil, {{[]byte("a"), entry}}, {{[]byte("a"), entry}, {[]byte("b"), nil}}} {
+		plain, _ := encodeJournal("v", recs)
+		f.Add(plain)
+	}
+	f.Add([]byte("\x01v\x01b\x00\x01a\x00"))
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		volume, recs, err := decodeJournal(plain)
+		if err != nil {
+			return
+		}
+		for i, r := range recs {
+			if i > 0 && bytes.Compare(recs[i-1].key, r.key) >= 0 {
+				t.Fatalf("%q comes after %q", r.key, recs[i-1].key)
+			}
+			if e, err := ondisk.DecodeEntry(r.entry); err == nil && e.Validate() != nil {
+				t.Fatalf("%+v", e)
+			}
+		}
+		var again []byte
+		for first := true; first || len(recs) > 0; first = false {
+			var part []byte
+			part, recs = encodeJournal(volume, recs)
+			if !first {
+				part = part[1+len(volume):]
+			}
+			again = append(again, part...)
+		}
+		if len(volume) < 128 && !bytes.Equal(again, plain) {
+			t.Fatalf("%x prints as %x", plain, again)
+		}
+	})
+}
+
+// TestJournalLimit splits a journal that is too large for one object.
+func TestJournalLimit(t *testing.T) {
+	var recs []journalRecord
+	for i := range 10_000 {
+		recs = append(recs, journalRecord{offsetKey(uint64(i)), make([]byte, 1000)})
+	}
+	objects, n := 0, 0
+	for rest := recs; len(rest) > 0; objects++ {
+		var plain []byte
+		plain, rest = encodeJournal("v", rest)
+		if len(plain) > maxJournal {
+			t.Errorf("%d bytes", len(plain))
+		}
+		volume, got, err := decodeJournal(plain)
+		if err != nil || volume != "v" {
+			t.Fatal(err)
+		}
+		n += len(got)
+	}
+	if objects != 3 || n != len(recs) {
+		t.Errorf("%d files in %d objects", n, objects)
+	}
+}
+
+// TestDamagedJournal: a journal that cannot be read costs time, nothing else.
+func TestDamagedJournal(t *testing.T) {
+	r, b := initTest(t)
+	key := func(n uint32) string { return journalKey([16]byte{1}, n) }
+	recs := []journalRecord{{[]byte("a"), ondisk.AppendEntry(nil, &ondisk.Entry{Type: ondisk.TypeFile, Size: 1, Extents: []ondisk.Slice{{ID: ondisk.ID{9}, Len: 1}}, Stat: &ondisk.Stat{}})}}
+	good, _ := encodeJournal("v", recs)
+	nonsense, _ := encodeJournal("v", []journalRecord{{[]byte("a"), []byte("x")}})
+	for name, objects := range map[string][][]byte{
+		"missing": nil, "not sealed": {good}, "malformed": {r.keys.SealObject(key(0), []byte("\xff"))},
+		"nonsense": {r.keys.SealObject(key(0), nonsense)}, "lost chunk": {r.keys.SealObject(key(0), good)},
+		"another key": {r.keys.SealObject(key(1), good)},
+	} {
+		for i, o := range objects {
+			if err := b.WriteAll(t.Context(), key(uint32(i)), o, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := r.Write(t.Context(), WriteOptions{ID: name, Reuse: ReuseByChangeTime}, func(ctx context.Context, w *Writer) error {
+			w.journals = [][]string{{key(0)}}
+			tw, err := w.newTreeWriter(ctx, "v")
+			if err != nil {
+				return err
+			}
+			defer tw.stopParent()
+			if e, err := tw.resume(ctx, "a", func(*ondisk.Entry) bool { return true }); e != nil || err != nil {
+				t.Errorf("%s: %+v, %v", name, e, err)
+			}
+			return nil
+		}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestReadSmallFromTheStart: the search for holes moves the position of a file.
+// Where a file system compresses, that of a file without any ends up at its
+// end.
+func TestReadSmallFromTheStart(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "file")
+	want := noise(1, 5000)
+	if err := os.WriteFile(name, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, _ := initTest(t)
+	if _, err := r.Write(t.Context(), WriteOptions{ID: "p"}, func(_ context.Context, w *Writer) error {
+		if seg := nextSegment(f, 0, 5000); seg != (segment{0, 5000}) {
+			t.Errorf("%+v", seg)
+		}
+		if at, err := f.Seek(0, io.SeekCurrent); err != nil || at == 0 {
+			t.Logf("the position is %d, %v", at, err)
+		}
+		j := &job{file: f, entry: &ondisk.Entry{}}
+		if err := w.readSmall(j, 5000); err != nil || !bytes.Equal(j.small, want) {
+			t.Errorf("%d bytes, %v", len(j.small), err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
