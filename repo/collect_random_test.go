@@ -229,7 +229,7 @@ func (h *history) check(what string) {
 
 // TestCollectRandom runs random histories.
 func TestCollectRandom(t *testing.T) {
-	seeds := 60
+	seeds := 40
 	if *long {
 		seeds = 3000
 	}
