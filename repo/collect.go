@@ -126,7 +126,8 @@ type collector struct {
 	// changed says that the run stored or deleted something, so that the state
 	// that it began with is not the one that it leaves.
 	changed bool
-	damaged bool
+	damaged bool // it met damage
+	rescued bool // everything that is needed is in packs that stay
 }
 
 func (c *collector) run(ctx context.Context) error {

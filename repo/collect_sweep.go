@@ -122,6 +122,7 @@ func (c *collector) sweep(ctx context.Context, ripe map[string]*ondisk.PackSet) 
 			return err
 		}
 		if len(s.rescue) == 0 || round == maxRescues {
+			c.rescued = len(s.keep) == 0
 			return c.deletePacks(ctx, s, deletable)
 		}
 		if err := c.copyOut(ctx, s.rescue); err != nil {

@@ -34,7 +34,14 @@ func (c *collector) tidy(ctx context.Context, ripe map[string]*ondisk.PackSet) e
 // them. The record of a point that a session has pinned stays, for it tells
 // what to keep for the session. Sessions are listed after the attempts were
 // closed: one that is not listed begins later and drops such a parent.
+//
+// Nothing is folded unless all that the sessions of the view need is in packs
+// that stay: another collector that has read less than this one may be about to
+// delete the others.
 func (c *collector) fold(ctx context.Context) error {
+	if !c.rescued {
+		return nil
+	}
 	var fences []attempt
 	for a := range c.view.fences {
 		if !c.view.closed.Has(a) {
@@ -230,8 +237,12 @@ func (c *collector) tidyLeftovers(ctx context.Context) error {
 		}
 	}
 	marks := map[string]bool{}
-	for _, o := range c.world.lists[ondisk.CondemnPrefix] {
-		if _, id, ok := parseSetKey(ondisk.CondemnPrefix, o.Key); ok {
+	parts, err := c.r.listCondemned(ctx) // after what waits for them was listed
+	if err != nil {
+		return err
+	}
+	for key := range parts {
+		if _, id, ok := parseSetKey(ondisk.CondemnPrefix, key); ok {
 			marks[fmt.Sprintf("%s%x", waitLedger, id)] = true
 		}
 	}
