@@ -106,7 +106,11 @@ func (sim *simulation) end(ctx context.Context, l *ledger, rng *rand.Rand, world
 	if len(l.broken) > 0 {
 		return
 	}
-	r := l.judge(ctx, sim.p, world, "before collecting")
+	r, err := repo.Open(ctx, world.Bucket(), key(), nil)
+	if err != nil {
+		l.breach("P7: %v", err)
+		return
+	}
 	if err := tidy(ctx, r, world.Bucket()); err != nil {
 		l.breach("P7: %v", err)
 		return
@@ -115,9 +119,10 @@ func (sim *simulation) end(ctx context.Context, l *ledger, rng *rand.Rand, world
 	if err := sim.again(ctx, l, r); err != nil {
 		l.breach("P7: write again: %v", err)
 	}
-	if l.judge(ctx, sim.p, world, "after writing again"); rng.IntN(4) > 0 || len(l.broken) > 0 {
+	if rng.IntN(4) > 0 || len(l.broken) > 0 {
 		return
 	}
+	l.judge(ctx, sim.p, world, "after writing again")
 	if err := raze(ctx, r, world.Bucket()); err != nil {
 		l.breach("P7: %v", err)
 	}
@@ -125,10 +130,12 @@ func (sim *simulation) end(ctx context.Context, l *ledger, rng *rand.Rand, world
 
 // again writes every point that somebody tried to write.
 func (sim *simulation) again(ctx context.Context, l *ledger, r *repo.Repository) error {
+	done := map[string]bool{}
 	for _, old := range slices.Clone(l.events) {
-		if old.verb != doWrite {
+		if old.verb != doWrite || done[old.id] {
 			continue
 		}
+		done[old.id] = true
 		e := event{verb: doWrite, actor: -1, id: old.id, recipe: old.recipe}
 		l.begin(&e)
 		e.err = sim.p.change(ctx, r, &e)

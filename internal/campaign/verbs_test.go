@@ -69,7 +69,7 @@ func tidy(ctx context.Context, r *repo.Repository, b *blob.Bucket) error {
 		return err
 	}
 	for _, key := range before {
-		if strings.HasPrefix(key, "session/") || strings.HasPrefix(key, "forget/") {
+		if kind, _, _ := strings.Cut(key, "/"); slices.Contains([]string{"session", "forget", "probe"}, kind) {
 			return fmt.Errorf("%w: %s is still there", errGarbage, key)
 		}
 	}
