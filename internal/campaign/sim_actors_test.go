@@ -114,6 +114,9 @@ func drawCast(rng *rand.Rand) [][]event {
 			if e.verb == doWrite {
 				e.recipe = randomRecipe(rng).String()
 			}
+			if e.verb == doCollect {
+				e.recipe = collects(rng)
+			}
 			plan = append(plan, e)
 		}
 		cast = append(cast, plan)
@@ -123,6 +126,9 @@ func drawCast(rng *rand.Rand) [][]event {
 	}
 	for range rng.IntN(3) {
 		add(3, doForget, doForget, doForget, doHold, doRelease)
+	}
+	for range rng.IntN(3) {
+		add(3, doCollect)
 	}
 	if rng.IntN(3) == 0 {
 		add(2, doVerify, doRead)

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"testing/cryptotest"
@@ -102,6 +103,48 @@ func (sim *simulation) end(ctx context.Context, l *ledger, rng *rand.Rand, world
 		}
 		l.judge(ctx, sim.p, world, "when all late effects have landed")
 	}
+	if len(l.broken) > 0 {
+		return
+	}
+	r, err := repo.Open(ctx, world.Bucket(), key(), nil)
+	if err != nil {
+		l.breach("P7: %v", err)
+		return
+	}
+	if err := tidy(ctx, r, world.Bucket()); err != nil {
+		l.breach("P7: %v", err)
+		return
+	}
+	r = l.judge(ctx, sim.p, world, "after collecting")
+	if err := sim.again(ctx, l, r); err != nil {
+		l.breach("P7: write again: %v", err)
+	}
+	if rng.IntN(4) > 0 || len(l.broken) > 0 {
+		return
+	}
+	l.judge(ctx, sim.p, world, "after writing again")
+	if err := raze(ctx, r, world.Bucket()); err != nil {
+		l.breach("P7: %v", err)
+	}
+}
+
+// again writes every point that somebody tried to write.
+func (sim *simulation) again(ctx context.Context, l *ledger, r *repo.Repository) error {
+	done := map[string]bool{}
+	for _, old := range slices.Clone(l.events) {
+		if old.verb != doWrite || done[old.id] {
+			continue
+		}
+		done[old.id] = true
+		e := event{verb: doWrite, actor: -1, id: old.id, recipe: old.recipe}
+		l.begin(&e)
+		e.err = sim.p.change(ctx, r, &e)
+		l.end(&e)
+		if e.err != nil {
+			return e.err
+		}
+	}
+	return nil
 }
 
 // TestSim runs schedules of several processes on one repository. By default it
