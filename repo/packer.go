@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
@@ -20,6 +21,12 @@ import (
 const (
 	packTarget = 32 << 20 // a pack is stored before it exceeds this size
 	uploads    = 2        // packs on their way to the store
+
+	// Packs are put into an index segment when there are so many bytes of them,
+	// or after this time: what a session that dies has stored before that, later
+	// ones need not store again.
+	flushBytes = 256 << 20
+	flushEvery = time.Minute
 )
 
 // packer turns chunks into packs of one session. Data and metadata go to packs
@@ -36,14 +43,20 @@ type packer struct {
 	wg     sync.WaitGroup
 	helper chan struct{} // a token for each goroutine that seals
 	upload chan struct{} // a token for each goroutine that stores a pack
+	// flushing holds a token while somebody stores segments, and guards their
+	// number.
+	flushing chan struct{}
+	segments uint32
 
 	mu struct {
 		sync.Mutex
-		seen  map[ondisk.ID]struct{} // chunks of this session
-		open  [2]*pack.Builder       // data, metadata
-		packs []index.Pack           // stored
-		next  uint32                 // number of the next pack
-		free  [][]byte               // buffers of packs
+		seen    map[ondisk.ID]struct{} // chunks of this session that are in no segment yet
+		open    [2]*pack.Builder       // data, metadata
+		packs   []index.Pack           // stored, and in no segment yet
+		size    int64                  // of packs
+		flushed time.Time              // when packs was last empty
+		next    uint32                 // number of the next pack
+		free    [][]byte               // buffers of packs
 	}
 	fresh, stored, count, packs atomic.Int64
 }
@@ -52,8 +65,9 @@ func newPacker(ctx context.Context, r *Repository, session [16]byte, usable func
 	p := &packer{
 		r: r, session: session, usable: usable, key: r.keys.NewDataKey(),
 		helper: make(chan struct{}, runtime.GOMAXPROCS(0)),
-		upload: make(chan struct{}, uploads),
+		upload: make(chan struct{}, uploads), flushing: make(chan struct{}, 1),
 	}
+	p.mu.flushed = time.Now()
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	var err error
 	if p.chunks, err = r.keys.Chunks(p.key); err != nil {
@@ -189,9 +203,16 @@ func (p *packer) store(b *pack.Builder) error {
 		p.stored.Add(int64(len(data)))
 		p.packs.Add(1)
 		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.mu.packs = append(p.mu.packs, index.Pack{Ref: ref, Key: p.key, Size: uint32(len(data)), Entries: b.Entries()}) // below MaxPack
+		p.mu.packs = append(p.mu.packs, index.Pack{PackInfo: index.PackInfo{Ref: ref, Key: p.key, Size: uint32(len(data))}, Entries: b.Entries()}) // below MaxPack
 		p.mu.free = append(p.mu.free, data)
+		p.mu.size += int64(len(data))
+		due := p.mu.size >= flushBytes || time.Since(p.mu.flushed) >= flushEvery
+		p.mu.Unlock()
+		if due {
+			if err := p.flush(); err != nil {
+				p.cancel(err)
+			}
+		}
 	})
 	return nil
 }
@@ -213,27 +234,63 @@ func (p *packer) finish() error {
 	if err := context.Cause(p.ctx); err != nil {
 		return err
 	}
-	return p.storeIndex()
+	return p.flush()
 }
 
-func (p *packer) storeIndex() error {
-	n := 0
-	for rest := p.mu.packs; len(rest) > 0; n++ {
+// flush stores index segments of the packs that are stored and in none yet, so
+// that a session that dies has not stored them in vain.
+func (p *packer) flush() error {
+	select {
+	case p.flushing <- struct{}{}:
+		defer func() { <-p.flushing }()
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+	p.mu.Lock()
+	rest := p.mu.packs
+	p.mu.packs, p.mu.size, p.mu.flushed = nil, 0, time.Now()
+	p.mu.Unlock()
+	for len(rest) > 0 {
 		take, chunks := 0, 0
 		for take < len(rest) {
 			chunks += len(rest[take].Entries)
-			if take > 0 && index.Size(take+1, chunks) > ondisk.MaxSegment {
+			if take > 0 && index.Size(0, take+1, chunks) > ondisk.MaxSegment {
 				break
 			}
 			take++
 		}
-		key := segmentKey(p.session, n)
-		obj := p.r.keys.SealObject(key, index.Encode(rest[:take]))
-		if err := p.r.store.Put(p.ctx, key, obj); err != nil {
+		if err := p.storeSegment(rest[:take]); err != nil {
 			return err
 		}
-		p.stored.Add(int64(len(obj)))
 		rest = rest[take:]
+	}
+	return nil
+}
+
+func (p *packer) storeSegment(packs []index.Pack) error {
+	name := index.Name{ID: p.session, Part: p.segments}
+	p.segments++
+	plain := index.Encode(packs)
+	obj := p.r.keys.SealObject(name.Key(), plain)
+	if err := p.r.store.Put(p.ctx, name.Key(), obj); err != nil {
+		return err
+	}
+	p.stored.Add(int64(len(obj)))
+	p.r.local.objects.Put(name.Key(), obj)
+	seg, err := index.Decode(name, plain)
+	if err == nil {
+		err = p.r.addSegment(p.ctx, seg)
+	}
+	if err != nil {
+		p.r.log.Warn("the index of this process lacks what it has just stored", "error", err)
+		return nil // so we remember its chunks ourselves
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pk := range packs {
+		for _, e := range pk.Entries {
+			delete(p.mu.seen, e.ID)
+		}
 	}
 	return nil
 }

@@ -136,7 +136,7 @@ func (w *Writer) intactMap(ctx context.Context, kind ondisk.Kind, list []ondisk.
 	}
 	ok := true
 	node := func(id ondisk.ID) bool {
-		l, found := w.r.find(id)
+		l, found := w.find(id)
 		ok = ok && found && l.Entry.Kind == ondisk.KindExtent
 		return ok
 	}

@@ -116,7 +116,9 @@ func (v *verifier) run(ctx context.Context) error {
 	if err := v.all(ctx); err != nil {
 		return err
 	}
-	v.checkIndex(condemned)
+	if err := v.checkIndex(ctx, condemned); err != nil {
+		return err
+	}
 	points := slices.SortedFunc(maps.Values(maps.Collect(all.live())), func(a, b *Point) int { return strings.Compare(a.ID, b.ID) })
 	v.report.Points = len(points)
 	return v.checkPoints(ctx, points)
@@ -239,7 +241,11 @@ func (v *verifier) checkOf(key string) func(context.Context, string) error {
 		return sealed(ondisk.MaxSet)
 	case prefix == ondisk.IndexPrefix:
 		return func(ctx context.Context, key string) error {
-			_, err := v.r.getSegment(ctx, key)
+			name, ok := index.ParseKey(key)
+			if !ok {
+				return corrupt(key, errors.New("no name of an index segment"))
+			}
+			_, err := v.r.getSegment(ctx, name)
 			return err
 		}
 	case prefix == ondisk.PackPrefix:
@@ -277,8 +283,14 @@ func (v *verifier) checkPack(ctx context.Context, key string) error {
 	}
 	for _, e := range entries {
 		at := index.Location{Pack: &index.PackInfo{Key: dk}, Entry: e}
-		if known, ok := v.r.find(e.ID); ok && known.Pack.Ref.Key() == key && known.Entry != e {
-			v.found(corrupt(key, errors.New("index and footer of the pack disagree")))
+		places, err := v.r.find(ctx, e.ID)
+		if err != nil {
+			return err
+		}
+		for _, known := range places {
+			if known.Pack.Ref.Key() == key && known.Entry != e {
+				v.found(corrupt(key, errors.New("index and footer of the pack disagree")))
+			}
 		}
 		if _, err := v.r.open(at, data[e.Offset:][:e.Sealed]); err != nil {
 			v.found(&CorruptError{Object: key, Chunk: e.ID.String(), Err: err})
@@ -289,24 +301,27 @@ func (v *verifier) checkPack(ctx context.Context, key string) error {
 
 // checkIndex compares the packs that the index knows with those that are
 // there. Condemned ones may be gone.
-func (v *verifier) checkIndex(condemned *ondisk.PackSet) {
-	v.r.mu.Lock()
-	tables := v.r.mu.tables
-	v.r.mu.Unlock()
-	for _, t := range tables {
-		for _, p := range t.Packs() {
-			if condemned.Has(p.Ref) {
-				continue
-			}
-			key := p.Ref.Key()
-			switch size, ok := v.packs[key]; {
-			case !ok:
-				v.found(corrupt(key, errors.New("pack is missing")))
-			case size != int64(p.Size):
-				v.found(corrupt(key, fmt.Errorf("pack has %d bytes instead of %d", size, p.Size)))
-			}
+func (v *verifier) checkIndex(ctx context.Context, condemned *ondisk.PackSet) error {
+	scan, err := ask(ctx, v.r, (*index.Set).Scan)
+	if err != nil {
+		return err
+	}
+	for p, err := range scan.Packs() {
+		if err != nil {
+			return err
+		}
+		if condemned.Has(p.Ref) {
+			continue
+		}
+		key := p.Ref.Key()
+		switch size, ok := v.packs[key]; {
+		case !ok:
+			v.found(corrupt(key, errors.New("pack is missing")))
+		case size != int64(p.Size):
+			v.found(corrupt(key, fmt.Errorf("pack has %d bytes instead of %d", size, p.Size)))
 		}
 	}
+	return nil
 }
 
 // found records damage, once for each object and chunk.

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
 	"github.com/stillpoint-go/protect/internal/tree"
 )
@@ -83,7 +84,7 @@ func (w *treeChecker) file(ctx context.Context, p string, e *ondisk.Entry) error
 			return w.blame(err, p)
 		}
 		size += s.Len
-		if err := w.slice(s); err != nil {
+		if err := w.slice(ctx, s); err != nil {
 			if err := w.blame(err, p); err != nil {
 				return err
 			}
@@ -95,11 +96,14 @@ func (w *treeChecker) file(ctx context.Context, p string, e *ondisk.Entry) error
 	return nil
 }
 
-func (w *treeChecker) slice(s ondisk.Slice) error {
+func (w *treeChecker) slice(ctx context.Context, s ondisk.Slice) error {
 	if s.ID.IsZero() {
 		return nil
 	}
-	at, ok := w.v.r.find(s.ID)
+	at, ok, err := w.place(ctx, s.ID)
+	if err != nil {
+		return err
+	}
 	key := ""
 	if ok {
 		key = at.Pack.Ref.Key()
@@ -118,6 +122,16 @@ func (w *treeChecker) slice(s ondisk.Slice) error {
 	default:
 		return nil
 	}
+}
+
+// place returns where a chunk is: in a pack that is not broken, if there is one.
+func (w *treeChecker) place(ctx context.Context, id ondisk.ID) (index.Location, bool, error) {
+	broken := func(p ondisk.PackRef) bool { return w.broken[p.Key()] != nil }
+	at, ok, err := w.v.r.usable(ctx, id, broken)
+	if ok || err != nil {
+		return at, ok, err
+	}
+	return w.v.r.usable(ctx, id, func(ondisk.PackRef) bool { return false })
 }
 
 // blame records that damage affects a path. Other errors are returned.
