@@ -402,7 +402,7 @@ func TestMalformed(t *testing.T) {
 		"too large": make([]byte, ondisk.MaxSegment+1), "magic": put(0, 0), "version": change(func(b []byte) { b[7] = 2 }),
 		"many names": put(8, 1<<32-1), "no names": put(8, 0), "many packs": put(12, 1<<32-1), "no packs": put(12, 0),
 		"names out of order": swap(names, 21), "name twice": change(func(b []byte) { copy(b[names+21:table], b[names:]) }),
-		"supersedes itself": change(func(b []byte) { b[names+21] = 1; b[names+22] = 0 }),
+		"supersedes itself":  change(func(b []byte) { b[names+21] = 1; b[names+22] = 0 }),
 		"packs out of order": swap(table, 60), "pack twice": change(func(b []byte) { copy(b[table+60:recs], b[table:]) }),
 		"pack size": put(table+56, ondisk.MaxPack+1), "pack of a record": put(recs+32, 2), "offset": put(recs+36, 1<<32-1),
 		"sealed length": put(recs+40, ondisk.MaxChunk+seal.Overhead+1), "beyond the pack": put(recs+36, 60<<20), "plain length": put(recs+44, ondisk.MaxChunk+1),
@@ -497,4 +497,3 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
-
