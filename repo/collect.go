@@ -103,7 +103,11 @@ func (r *Repository) Collect(ctx context.Context, opts *CollectOptions) (*Collec
 	if !r.caps.AtomicCreate || !r.caps.ReadAfterWrite || !r.caps.ListAfterWrite {
 		return c.rep, fmt.Errorf("repo: collect: the store failed the test of Init, and nothing can be deleted safely: %w", errors.ErrUnsupported)
 	}
-	if err := c.run(ctx); err != nil {
+	err := c.run(ctx)
+	if c.cat != nil {
+		c.cat.close()
+	}
+	if err != nil {
 		return c.rep, fmt.Errorf("repo: collect: %w", err)
 	}
 	return c.rep, nil
@@ -177,7 +181,10 @@ func (c *collector) mark(ctx context.Context) error {
 	if err := c.cat.load(ctx); err != nil {
 		return err
 	}
-	return c.marks.run(ctx, c.view)
+	if err := c.marks.run(ctx, c.view); err != nil {
+		return err
+	}
+	return c.cat.check()
 }
 
 // note adds to the report.

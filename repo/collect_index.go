@@ -6,11 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
@@ -19,139 +16,145 @@ import (
 // catalog is the index as a collection needs it: all copies of a chunk, and a
 // number for each chunk that does not change while more segments are read.
 type catalog struct {
-	r        *Repository
-	tables   []*index.Table
-	segments map[string][]ondisk.PackRef // by key: the packs that each knows
-	indexed  map[ondisk.PackRef]bool     // the packs that any knows
-	damage   map[string]error            // segments that cannot be read
+	r      *Repository
+	set    *index.Set                      // grows at the end only
+	damage map[string]error                // segments that cannot be read, by key
+	packs  map[index.Name][]ondisk.PackRef // that each segment knows
+	owner  map[index.Name]index.Name       // superseded segments, and by whom
+
+	mu  sync.Mutex
+	err error // of a table: what was asked since may have got wrong answers
 }
 
 func newCatalog(r *Repository) *catalog {
-	return &catalog{r: r, segments: map[string][]ondisk.PackRef{}, indexed: map[ondisk.PackRef]bool{}, damage: map[string]error{}}
+	return &catalog{r: r, damage: map[string]error{}, packs: map[index.Name][]ondisk.PackRef{}, owner: map[index.Name]index.Name{}}
 }
 
 // load reads the segments that are new. One that is gone since it was listed is
 // in another one by now, and a new listing shows it.
 func (c *catalog) load(ctx context.Context) error {
+	misses := map[index.Name]int{}
 	for range maxRounds {
-		err := c.loadListed(ctx)
-		if !errors.Is(err, fs.ErrNotExist) {
+		u := &indexUpdate{r: c.r, tables: c.set.Tables(), grow: true, misses: misses, seen: c.seen}
+		if err := u.run(ctx); err != nil {
 			return err
 		}
+		c.set = index.NewSet(u.tables...)
+		if u.vanished {
+			continue
+		}
+		clear(c.damage)
+		for _, err := range u.damage {
+			if e, ok := errors.AsType[*CorruptError](err); ok {
+				c.damage[e.Object] = err
+			}
+		}
+		return nil
 	}
 	return fmt.Errorf("%s: segments vanish faster than they can be read", ondisk.IndexPrefix)
 }
 
-func (c *catalog) loadListed(ctx context.Context) error {
-	var (
-		mu       sync.Mutex
-		segments [][]byte
-		packs    = map[string][]ondisk.PackRef{}
-	)
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(fetchers)
-	for o, err := range c.r.store.List(ctx, ondisk.IndexPrefix) {
-		if err != nil {
-			return errors.Join(err, g.Wait())
-		}
-		if _, known := c.segments[o.Key]; known {
-			continue
-		}
-		g.Go(func() error {
-			plain, refs, err := c.r.readSegment(gctx, o.Key)
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case errors.Is(err, ErrCorrupt):
-				c.damage[o.Key] = err
-				return nil
-			case err != nil:
-				return err
-			}
-			delete(c.damage, o.Key)
-			segments = append(segments, plain)
-			packs[o.Key] = refs
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil || len(segments) == 0 {
-		return err
-	}
-	t, err := index.Build(segments)
-	if err != nil {
-		return err
-	}
-	c.tables = append(c.tables, t)
-	for key, refs := range packs {
-		c.segments[key] = refs
-		for _, ref := range refs {
-			c.indexed[ref] = true
-		}
-	}
-	return nil
-}
-
-// readSegment returns a segment with the packs that it knows.
-func (r *Repository) readSegment(ctx context.Context, key string) ([]byte, []ondisk.PackRef, error) {
-	plain, err := r.getObject(ctx, key, ondisk.MaxSegment)
-	if err != nil {
-		return nil, nil, err
-	}
-	t, err := index.Build([][]byte{plain})
-	if err != nil {
-		return nil, nil, corrupt(key, err)
-	}
+// seen notes what a segment says of packs and of other segments.
+func (c *catalog) seen(s *index.Segment) {
 	var refs []ondisk.PackRef
-	for _, p := range t.Packs() {
+	for _, p := range s.Packs() {
 		refs = append(refs, p.Ref)
 	}
-	return plain, refs, nil
+	c.packs[s.Name()] = refs
+	for _, n := range s.Supersedes() {
+		c.owner[n] = s.Name()
+	}
 }
 
-// len returns how many records there are; the numbers of chunks are below it.
-func (c *catalog) len() int {
-	n := 0
-	for _, t := range c.tables {
-		n += t.Len()
+// close removes the files of tables that nobody else uses, or that are damaged.
+func (c *catalog) close() {
+	used := map[string]bool{}
+	for _, t := range c.r.indexSet().Tables() {
+		if !t.InMemory() {
+			used[c.r.local.auth.FileName(t.Covers())] = true
+		}
 	}
-	return n
+	for _, t := range c.set.Tables() {
+		if !t.InMemory() && (c.err != nil || !used[c.r.local.auth.FileName(t.Covers())]) {
+			c.r.dropTable(t)
+		}
+	}
+}
+
+// failed remembers that a table could not be read.
+func (c *catalog) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+// check returns an error if the answers so far may be wrong. Nothing may be
+// condemned or deleted because of them then.
+func (c *catalog) check() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
 }
 
 // number returns the number of a chunk.
 func (c *catalog) number(id ondisk.ID) (int, bool) {
-	base := 0
-	for _, t := range c.tables {
-		if i, ok := t.Ordinal(id); ok {
-			return base + i, true
-		}
-		base += t.Len()
+	n, ok, err := c.set.Ordinal(id)
+	if err != nil {
+		c.failed(err)
 	}
-	return 0, false
+	return n, ok
 }
 
-// id is the inverse of number.
-func (c *catalog) id(n int) ondisk.ID {
-	for _, t := range c.tables {
-		if n < t.Len() {
-			return t.At(n).Entry.ID
-		}
-		n -= t.Len()
+// copies returns the places where a chunk is said to be.
+func (c *catalog) copies(id ondisk.ID) []index.Location {
+	all, err := c.set.Find(id)
+	if err != nil {
+		c.failed(err)
 	}
-	return ondisk.ID{}
+	return all
 }
 
-// copies iterates over the places where a chunk is said to be.
-func (c *catalog) copies(id ondisk.ID) iter.Seq[index.Location] { return copiesIn(c.tables, id) }
+// catalogChunk is a chunk of the catalog.
+type catalogChunk struct {
+	id     ondisk.ID
+	number int
+	copies []index.Location // valid until the next chunk
+}
 
-// sealed iterates over all records: the pack, and the size of the sealed chunk.
-func (c *catalog) sealed() iter.Seq2[ondisk.PackRef, int64] {
-	return func(yield func(ondisk.PackRef, int64) bool) {
-		for _, t := range c.tables {
-			for i := range t.Len() {
-				at := t.At(i)
-				if !yield(at.Pack.Ref, int64(at.Entry.Sealed)) {
-					return
-				}
+// all iterates over all chunks for which want says so, given their numbers, in
+// the order of their ids. It needs memory for all packs.
+func (c *catalog) all(want func(int) bool) iter.Seq[catalogChunk] {
+	return func(yield func(catalogChunk) bool) {
+		scan, err := c.set.Scan()
+		if err != nil {
+			c.failed(err)
+			return
+		}
+		var packs []*index.PackInfo
+		for p, err := range scan.Packs() {
+			if err != nil {
+				c.failed(err)
+				return
+			}
+			packs = append(packs, &p)
+		}
+		var x catalogChunk
+		for chunk, err := range scan.Chunks() {
+			if err != nil {
+				c.failed(err)
+				return
+			}
+			if !want(chunk.Ordinal) {
+				continue
+			}
+			x.id, x.number, x.copies = chunk.ID, chunk.Ordinal, x.copies[:0]
+			for _, at := range chunk.Copies {
+				x.copies = append(x.copies, index.Location{Pack: packs[at.Pack], Entry: at.Entry})
+			}
+			if !yield(x) {
+				return
 			}
 		}
 	}

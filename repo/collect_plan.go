@@ -33,12 +33,14 @@ func (c *collector) use(good func(ondisk.PackRef) bool) map[ondisk.PackRef]*pack
 		}
 		return u
 	}
-	for ref, size := range c.cat.sealed() {
-		of(ref).total += size
-	}
-	for at := range c.needed() {
-		if good(at.Pack.Ref) {
-			of(at.Pack.Ref).live += int64(at.Entry.Sealed)
+	for x := range c.cat.all(func(int) bool { return true }) {
+		needed := c.marks.has(x.number)
+		for _, at := range x.copies {
+			u := of(at.Pack.Ref)
+			u.total += int64(at.Entry.Sealed)
+			if needed && good(at.Pack.Ref) {
+				u.live += int64(at.Entry.Sealed)
+			}
 		}
 	}
 	for _, at := range c.owners(uses, good) {
@@ -47,26 +49,13 @@ func (c *collector) use(good func(ondisk.PackRef) bool) map[ondisk.PackRef]*pack
 	return uses
 }
 
-// needed iterates over all copies of the chunks that are marked.
-func (c *collector) needed() iter.Seq[index.Location] {
-	return func(yield func(index.Location) bool) {
-		for i := range c.marks.all() {
-			for at := range c.cat.copies(c.cat.id(i)) {
-				if !yield(at) {
-					return
-				}
-			}
-		}
-	}
-}
-
 // owners iterates over the marked chunks that have a good copy: their numbers,
 // and the copy that counts.
 func (c *collector) owners(uses map[ondisk.PackRef]*packUse, good func(ondisk.PackRef) bool) iter.Seq2[int, index.Location] {
 	return func(yield func(int, index.Location) bool) {
-		for i := range c.marks.all() {
+		for x := range c.cat.all(c.marks.has) {
 			var best index.Location
-			for at := range c.cat.copies(c.cat.id(i)) {
+			for _, at := range x.copies {
 				if !good(at.Pack.Ref) {
 					continue
 				}
@@ -79,7 +68,7 @@ func (c *collector) owners(uses map[ondisk.PackRef]*packUse, good func(ondisk.Pa
 					best = at
 				}
 			}
-			if best.Pack != nil && !yield(i, best) {
+			if best.Pack != nil && !yield(x.number, best) {
 				return
 			}
 		}
@@ -161,6 +150,9 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 	}
 	for copied := range c.unreadable {
 		delete(p.rewrite, copied.pack)
+	}
+	if err := c.cat.check(); err != nil {
+		return err
 	}
 	refs := slices.AppendSeq(p.garbage, maps.Keys(p.rewrite))
 	c.rep.Condemned = len(refs)

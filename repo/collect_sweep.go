@@ -173,6 +173,9 @@ func (c *collector) scan(ctx context.Context) (*scanned, error) {
 			}
 		}
 		c.sort(s)
+		if err := c.cat.check(); err != nil {
+			return nil, err
+		}
 		if len(s.lost) == 0 {
 			return s, nil
 		}
@@ -187,12 +190,11 @@ func (c *collector) scan(ctx context.Context) (*scanned, error) {
 // sort finds the chunks that are needed and have no good copy.
 func (c *collector) sort(s *scanned) {
 	s.keep, s.lost = map[ondisk.PackRef]bool{}, map[ondisk.ID]ondisk.PackRef{}
-	for i := range c.marks.all() {
-		id := c.cat.id(i)
+	for x := range c.cat.all(c.marks.has) {
 		var left []index.Location
 		var was ondisk.PackRef
 		good, known := false, false
-		for at := range c.cat.copies(id) {
+		for _, at := range x.copies {
 			ref := at.Pack.Ref
 			_, there := s.packs[ref]
 			good = good || there && !s.condemned.Has(ref)
@@ -210,8 +212,8 @@ func (c *collector) sort(s *scanned) {
 			if at, ok := c.readable(left); ok {
 				s.rescue = append(s.rescue, at)
 			}
-		case c.marks.live.has(i) && !known: // what is known to be damaged stops nobody
-			s.lost[id] = was
+		case c.marks.live.has(x.number) && !known: // what is known to be damaged stops nobody
+			s.lost[x.id] = was
 		}
 	}
 }

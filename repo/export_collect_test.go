@@ -48,7 +48,7 @@ func (r *Repository) Converged(ctx context.Context) error {
 	left("forget marks", len(c.world.lists[ondisk.ForgetPrefix]))
 	left("journals", len(c.world.lists[ondisk.ResumePrefix]))
 	left("commit keys of points that are not live", len(c.world.lists[ondisk.PointPrefix])-c.rep.Points)
-	for _, refs := range c.cat.segments {
+	for _, refs := range c.cat.packs {
 		gone := 0
 		for _, ref := range refs {
 			if _, ok := c.world.packs[ref]; !ok {

@@ -30,7 +30,7 @@ type flushState struct {
 // flusher stores index segments from time to time.
 type flusher struct {
 	flushBytes int64         // after so many bytes
-	segments   int           // stored
+	segments   uint32        // stored
 	want       chan struct{} // a token asks for a flush
 	quit       chan struct{}
 	stop       sync.Once
@@ -136,19 +136,43 @@ func (p *packer) storeIndex(packs []*openPack) error {
 		take, chunks := 0, 0
 		for take < len(rest) {
 			chunks += len(rest[take].Entries)
-			if take > 0 && index.Size(take+1, chunks) > ondisk.MaxSegment {
+			if take > 0 && index.Size(0, take+1, chunks) > ondisk.MaxSegment {
 				break
 			}
 			take++
 		}
-		key := segmentKey(p.session, p.segments)
-		obj := p.r.keys.SealObject(key, index.Encode(rest[:take]))
-		if err := p.r.store.Put(p.ctx, key, obj); err != nil {
+		if err := p.storeSegment(rest[:take]); err != nil {
 			return err
 		}
-		p.segments++
-		p.stored.Add(int64(len(obj)))
 		rest = rest[take:]
+	}
+	return nil
+}
+
+func (p *packer) storeSegment(packs []index.Pack) error {
+	name := index.Name{ID: p.session, Part: p.segments}
+	p.segments++
+	plain := index.Encode(packs)
+	obj := p.r.keys.SealObject(name.Key(), plain)
+	if err := p.r.store.Put(p.ctx, name.Key(), obj); err != nil {
+		return err
+	}
+	p.stored.Add(int64(len(obj)))
+	p.r.local.objects.Put(name.Key(), obj)
+	seg, err := index.Decode(name, plain)
+	if err == nil {
+		err = p.r.addSegment(p.ctx, seg)
+	}
+	if err != nil {
+		p.r.log.Warn("the index of this process lacks what it has just stored", "error", err)
+		return nil // so we remember its chunks ourselves
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pk := range packs {
+		for _, e := range pk.Entries {
+			delete(p.mu.seen, e.ID)
+		}
 	}
 	return nil
 }

@@ -193,9 +193,8 @@ func (m *merger[T]) merge(ctx context.Context, c *collector, level int, keys []s
 	return c.remove(ctx, small)
 }
 
-// tidyIndex deletes segments that know only packs which are gone for good:
-// condemned, and not there any more. What is there is listed after the segments
-// were read.
+// tidyIndex makes the index forget packs that are gone for good: condemned, and
+// not there any more. What is there is listed after the segments were read.
 func (c *collector) tidyIndex(ctx context.Context) error {
 	condemned, err := c.r.readCondemned(ctx)
 	if err != nil {
@@ -205,16 +204,15 @@ func (c *collector) tidyIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var dead []string
-	for key, refs := range c.cat.segments {
-		if !slices.ContainsFunc(refs, func(ref ondisk.PackRef) bool {
-			_, there := packs[ref]
-			return there || !condemned.Has(ref)
-		}) {
-			dead = append(dead, key)
-		}
+	put, obsolete, err := c.r.compactWithout(ctx, c.cat, func(ref ondisk.PackRef) bool {
+		_, there := packs[ref]
+		return !there && condemned.Has(ref)
+	})
+	c.changed = c.changed || put
+	if err != nil {
+		return err
 	}
-	return c.remove(ctx, dead)
+	return c.remove(ctx, obsolete)
 }
 
 // tidyLeftovers deletes the journals of sessions that are over, what collectors

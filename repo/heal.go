@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"strings"
 
 	"github.com/stillpoint-go/protect/internal/index"
@@ -21,35 +20,6 @@ import (
 // twice, a collector moved it, or its pack was damaged and a later session
 // stored it again. One good copy is enough.
 
-// copies iterates over all places where the index says that a chunk is.
-func (r *Repository) copies(id ondisk.ID) iter.Seq[index.Location] {
-	return copiesIn(r.knownTables(), id)
-}
-
-// copiesIn iterates over all places where the tables say that a chunk is.
-func copiesIn(tables []*index.Table, id ondisk.ID) iter.Seq[index.Location] {
-	return func(yield func(index.Location) bool) {
-		for _, t := range tables {
-			i, ok := t.Ordinal(id)
-			for ; ok && i < t.Len(); i++ {
-				at := t.At(i)
-				if at.Entry.ID != id {
-					break
-				}
-				if !yield(at) {
-					return
-				}
-			}
-		}
-	}
-}
-
-func (r *Repository) knownTables() []*index.Table {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.mu.tables
-}
-
 // readCopy reads and verifies one copy of a chunk. If that cannot be read the
 // error matches ErrCorrupt.
 func (r *Repository) readCopy(ctx context.Context, at index.Location, kind ondisk.Kind) ([]byte, error) {
@@ -58,38 +28,42 @@ func (r *Repository) readCopy(ctx context.Context, at index.Location, kind ondis
 	if at.Entry.Kind != kind {
 		return nil, damaged(fmt.Errorf("chunk is of kind %d, not %d", at.Entry.Kind, kind))
 	}
-	sealed, err := r.store.GetRange(ctx, key, int64(at.Entry.Offset), int64(at.Entry.Sealed))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, store.ErrShort) {
+	plain, err := r.getChunk(ctx, at)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, store.ErrShort) || errors.Is(err, errContent) {
 		return nil, damaged(err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	plain, err := r.open(at, sealed)
-	if err != nil {
-		return nil, damaged(err)
-	}
-	return plain, nil
+	return plain, err
 }
 
 // readAny reads a chunk from whichever copy can be read. A collector may have
-// moved it since the index was read: then it looks again.
+// moved it, or another session stored it again, since the index was read: then
+// it looks again.
 func (r *Repository) readAny(ctx context.Context, id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
-	plain, err := r.readFrom(ctx, r.copies(id), id, kind)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return plain, err
+	for {
+		seen := r.indexSet()
+		copies, err := r.find(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		plain, err := r.readFrom(ctx, copies, id, kind)
+		if !errors.Is(err, ErrCorrupt) {
+			return plain, err
+		}
+		news, rerr := r.again(ctx, seen)
+		if rerr != nil {
+			return nil, rerr
+		}
+		if !news {
+			return nil, err
+		}
 	}
-	if rerr := r.refresh(ctx); rerr != nil && !errors.Is(rerr, ErrCorrupt) {
-		return nil, rerr
-	}
-	return r.readFrom(ctx, r.copies(id), id, kind)
 }
 
 // readFrom reads a chunk from the first of the copies that can be read. If there
 // is none or they are gone, the error matches fs.ErrNotExist.
-func (r *Repository) readFrom(ctx context.Context, copies iter.Seq[index.Location], id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
+func (r *Repository) readFrom(ctx context.Context, copies []index.Location, id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
 	var failed error
-	for at := range copies {
+	for _, at := range copies {
 		plain, err := r.readCopy(ctx, at, kind)
 		if err == nil || !errors.Is(err, ErrCorrupt) {
 			return plain, err

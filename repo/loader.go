@@ -6,6 +6,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/stillpoint-go/protect/internal/index"
@@ -99,6 +100,9 @@ func (l *loader) load(ctx context.Context, c *cached, kind ondisk.Kind) {
 	}
 }
 
+// errContent reports a chunk that does not decode to what its id says.
+var errContent = errors.New("content does not match the chunk id")
+
 // open verifies and decodes a sealed chunk.
 func (r *Repository) open(at index.Location, sealed []byte) ([]byte, error) {
 	_, plain, err := r.unseal(at, sealed)
@@ -111,17 +115,17 @@ func (r *Repository) unseal(at index.Location, sealed []byte) (body, plain []byt
 	e := at.Entry
 	chunks, err := r.keys.Chunks(at.Pack.Key)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", errContent, err)
 	}
 	if body, err = chunks.Open(nil, sealed, e.AAD()); err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", errContent, err)
 	}
 	if plain, err = r.codec.Decompress(nil, body, e.Codec, int(e.Plain)); err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", errContent, err)
 	}
 	// Whoever holds the key could still have sealed other content under the id.
 	if r.keys.ChunkID(e.Kind, plain) != e.ID {
-		return nil, nil, errors.New("content does not match the chunk id")
+		return nil, nil, errContent
 	}
 	return body, plain, nil
 }

@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
-	"math/bits"
 	"slices"
 	"sync"
 
@@ -232,21 +230,8 @@ func (m *marker) visit(ctx context.Context, n node) (next, hints []node, err err
 	return next, hints, nil
 }
 
-// all iterates over the numbers of all chunks that are marked.
-func (m *marker) all() iter.Seq[int] {
-	return func(yield func(int) bool) {
-		for i := range m.live.all() {
-			if !yield(i) {
-				return
-			}
-		}
-		for i := range m.pinned.all() {
-			if !m.live.has(i) && !yield(i) {
-				return
-			}
-		}
-	}
-}
+// has reports whether the chunk with this number is marked.
+func (m *marker) has(n int) bool { return m.live.has(n) || m.pinned.has(n) }
 
 // appendReferences appends all chunks that an entry refers to, and those that it
 // mentions as a hint for later sessions. What an entry may refer to must be
@@ -293,16 +278,3 @@ func (b *bitset) add(i int) bool {
 func (b bitset) remove(i int) { b[i/64] &^= 1 << (i % 64) }
 
 func (b bitset) has(i int) bool { return i/64 < len(b) && b[i/64]>>(i%64)&1 == 1 }
-
-// all iterates over the numbers in order.
-func (b bitset) all() iter.Seq[int] {
-	return func(yield func(int) bool) {
-		for w, word := range b {
-			for ; word != 0; word &= word - 1 {
-				if !yield(w*64 + bits.TrailingZeros64(word)) {
-					return
-				}
-			}
-		}
-	}
-}

@@ -39,7 +39,7 @@ type packer struct {
 
 	mu struct {
 		sync.Mutex
-		seen map[ondisk.ID]struct{} // chunks of this session
+		seen map[ondisk.ID]struct{} // chunks of this session that our index does not have yet
 		open [2]*openPack           // data, metadata
 		next uint32                 // number of the next pack
 		free [][]byte               // buffers of packs
@@ -216,7 +216,7 @@ func (p *packer) store(b *openPack) error {
 		p.stored.Add(int64(len(data)))
 		p.packs.Add(1)
 		p.mu.Lock()
-		b.info = index.Pack{Ref: ref, Key: p.key, Size: uint32(len(data)), Entries: b.Entries()} // below MaxPack
+		b.info = index.Pack{PackInfo: index.PackInfo{Ref: ref, Key: p.key, Size: uint32(len(data))}, Entries: b.Entries()} // below MaxPack
 		p.mu.free = append(p.mu.free, data)
 		p.mu.Unlock()
 		close(b.stored)

@@ -106,15 +106,19 @@ func (r *Repository) read(ctx context.Context, key string, limit int64) ([]byte,
 
 // getObject reads and opens a sealed object.
 func (r *Repository) getObject(ctx context.Context, key string, limit int64) ([]byte, error) {
-	raw, err := r.read(ctx, key, limit+int64(sealedOverhead))
-	if err != nil {
-		return nil, err
+	_, plain, err := r.fetchObject(ctx, key, limit)
+	return plain, err
+}
+
+// fetchObject returns a sealed object as it is, and opened.
+func (r *Repository) fetchObject(ctx context.Context, key string, limit int64) (raw, plain []byte, err error) {
+	if raw, err = r.read(ctx, key, limit+int64(sealedOverhead)); err != nil {
+		return nil, nil, err
 	}
-	plain, err := r.keys.OpenObject(key, raw)
-	if err != nil {
-		return nil, corrupt(key, err)
+	if plain, err = r.keys.OpenObject(key, raw); err != nil {
+		return nil, nil, corrupt(key, err)
 	}
-	return plain, nil
+	return raw, plain, nil
 }
 
 func (p *Point) clone() *Point {

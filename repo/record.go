@@ -89,7 +89,7 @@ func decodeRecord(plain []byte) (*Point, error) {
 // fetchRecord reads what a commit key holds: a point, or nil for a fence. Seen
 // is when the store saw it.
 func (r *Repository) fetchRecord(ctx context.Context, at attempt, seen time.Time) (*Point, error) {
-	plain, err := r.getObject(ctx, at.Key(), ondisk.MaxRecord)
+	plain, err := r.getListed(ctx, at.Key(), ondisk.MaxRecord)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,15 @@ type sets struct {
 	condemned setCache[*ondisk.PackSet]
 }
 
+// knownCondemned reports whether the pack was condemned when somebody last
+// looked. That is good enough to choose what to try first.
+func (r *Repository) knownCondemned(p ondisk.PackRef) bool {
+	r.sets.condemned.mu.Lock()
+	s := r.sets.condemned.union
+	r.sets.condemned.mu.Unlock()
+	return s != nil && s.Has(p)
+}
+
 type setCache[T any] struct {
 	mu    sync.Mutex
 	parts map[string]T
@@ -126,7 +135,7 @@ func readParts[T any](ctx context.Context, r *Repository, keys []string, c *setC
 }
 
 func readPart[T any](ctx context.Context, r *Repository, key string, decode func([]byte) (T, error)) (s T, err error) {
-	plain, err := r.getObject(ctx, key, ondisk.MaxSet)
+	plain, err := r.getListed(ctx, key, ondisk.MaxSet)
 	if err != nil {
 		return s, err
 	}

@@ -177,7 +177,11 @@ func (v *verifier) run(ctx context.Context) error {
 	if err := v.checkObjects(ctx); err != nil {
 		return err
 	}
-	if v.compare() { // what is missing may have been moved or deleted meanwhile
+	missing, err := v.compare(ctx)
+	if err != nil {
+		return err
+	}
+	if missing { // it may have been moved or deleted meanwhile
 		if err := v.lookAgain(ctx); err != nil {
 			return err
 		}
@@ -228,8 +232,8 @@ func (v *verifier) lookAgain(ctx context.Context) error {
 	if err := v.readState(ctx); err != nil {
 		return err
 	}
-	v.compare()
-	return nil
+	_, err := v.compare(ctx)
+	return err
 }
 
 // readState reads sessions, points and what is condemned.

@@ -3,57 +3,72 @@
 package repo
 
 import (
-	"iter"
+	"context"
 
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
 )
 
-// indexedPacks iterates over the packs that the index names, some of them
-// perhaps several times.
-func (r *Repository) indexedPacks() iter.Seq[*index.PackInfo] {
-	return func(yield func(*index.PackInfo) bool) {
-		for _, t := range r.knownTables() {
-			for _, p := range t.Packs() {
-				if !yield(p) {
-					return
-				}
-			}
+// indexedPacks returns the packs that the index names, in no particular order.
+func (r *Repository) indexedPacks(ctx context.Context) ([]index.PackInfo, error) {
+	return ask(ctx, r, func(s *index.Set) ([]index.PackInfo, error) {
+		scan, err := s.Scan()
+		if err != nil {
+			return nil, err
 		}
-	}
+		var packs []index.PackInfo
+		for p, err := range scan.Packs() {
+			if err != nil {
+				return nil, err
+			}
+			packs = append(packs, p)
+		}
+		return packs, nil
+	})
 }
 
 // inPacks returns what the index knows of the chunks in some packs.
-func (r *Repository) inPacks(want func(ondisk.PackRef) bool) map[ondisk.PackRef][]index.Location {
-	found := map[ondisk.PackRef][]index.Location{}
-	for _, t := range r.knownTables() {
-		for i := range t.Len() {
-			if at := t.At(i); want(at.Pack.Ref) {
-				found[at.Pack.Ref] = append(found[at.Pack.Ref], at)
-			}
+func (r *Repository) inPacks(ctx context.Context, want func(ondisk.PackRef) bool) ([]index.Pack, error) {
+	return ask(ctx, r, func(s *index.Set) ([]index.Pack, error) {
+		scan, err := s.Scan()
+		if err != nil {
+			return nil, err
 		}
-	}
-	return found
+		return scan.InPacks(want)
+	})
 }
 
 // adopt makes packs known that no index segment names yet.
-func (r *Repository) adopt(packs []index.Pack) error {
+func (r *Repository) adopt(ctx context.Context, packs []index.Pack) error {
 	if len(packs) == 0 {
 		return nil
 	}
-	t, err := index.Build([][]byte{index.Encode(packs)})
+	seg, err := index.Decode(index.Name{}, index.Encode(packs))
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.mu.tables = append(r.mu.tables[:len(r.mu.tables):len(r.mu.tables)], t)
-	return nil
+	return r.addSegment(ctx, seg)
 }
 
 // forgetIndex makes the next refresh read all segments again.
 func (r *Repository) forgetIndex() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mu.tables, r.mu.merged = nil, map[string]bool{}
+	r.mu.index = nil
+}
+
+// inIndex reports whether what is known of the index came from this segment.
+func (r *Repository) inIndex(key string) bool {
+	name, ok := index.ParseKey(key)
+	if !ok {
+		return false
+	}
+	for _, t := range r.indexSet().Tables() {
+		for _, n := range t.Covers() {
+			if n == name {
+				return true
+			}
+		}
+	}
+	return false
 }

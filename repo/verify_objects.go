@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
 )
 
@@ -106,9 +107,7 @@ func (v *verifier) isRead(key string) bool {
 	case ondisk.CondemnPrefix:
 		return isPart(&v.r.sets.condemned, key)
 	case ondisk.IndexPrefix:
-		v.r.mu.Lock()
-		defer v.r.mu.Unlock()
-		return v.r.mu.merged[key]
+		return v.r.inIndex(key)
 	default:
 		return false
 	}
@@ -176,7 +175,11 @@ func (v *verifier) checkOf(key string) func(context.Context, string) error {
 		}
 	case prefix == ondisk.IndexPrefix:
 		return func(ctx context.Context, key string) error {
-			_, err := v.r.getSegment(ctx, key)
+			segment, ok := index.ParseKey(key)
+			if !ok {
+				return corrupt(key, errors.New("no name of an index segment"))
+			}
+			_, err := v.r.getSegment(ctx, segment)
 			return err
 		}
 	case isLedger(key):

@@ -30,8 +30,12 @@ type packInfo struct {
 
 // compare compares the packs that the index names with those that are there. It
 // reports whether any that is not condemned is missing or of another size.
-func (v *verifier) compare() (missing bool) {
-	for p := range v.r.indexedPacks() {
+func (v *verifier) compare(ctx context.Context) (missing bool, err error) {
+	packs, err := v.r.indexedPacks(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range packs {
 		info := v.packs[p.Ref]
 		if info == nil {
 			info = &packInfo{}
@@ -51,7 +55,7 @@ func (v *verifier) compare() (missing bool) {
 		info.bad = v.suspect(corrupt(p.Ref.Key(), err))
 		missing = missing || !v.condemned.Has(p.Ref)
 	}
-	return missing
+	return missing, nil
 }
 
 // reportPacks reports the packs that are missing. Condemned ones may be.
@@ -71,7 +75,11 @@ func (v *verifier) findUnindexed(ctx context.Context) error {
 		if err := v.tolerate(v.r.refresh(ctx)); err != nil {
 			return err
 		}
-		for p := range v.r.indexedPacks() {
+		packs, err := v.r.indexedPacks(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range packs {
 			if info := v.packs[p.Ref]; info != nil {
 				info.named = true
 			}
@@ -214,7 +222,11 @@ func (v *verifier) readPack(ctx context.Context, ref ondisk.PackRef, info *packI
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		if !v.agrees(ref, e) {
+		agree, err := v.agrees(ctx, ref, e)
+		if err != nil {
+			return 0, err
+		}
+		if !agree {
 			v.damagedPack(ref, corrupt(key, errors.New("index and footer of the pack disagree")))
 			state = packDamaged
 		}
@@ -232,17 +244,18 @@ func (v *verifier) readPack(ctx context.Context, ref ondisk.PackRef, info *packI
 
 // agrees reports whether the index says of a chunk what the footer of its pack
 // does, if it knows it there.
-func (v *verifier) agrees(ref ondisk.PackRef, e pack.Entry) bool {
+func (v *verifier) agrees(ctx context.Context, ref ondisk.PackRef, e pack.Entry) (bool, error) {
+	copies, err := v.r.find(ctx, e.ID)
 	known := false
-	for at := range v.r.copies(e.ID) {
+	for _, at := range copies {
 		if at.Pack.Ref == ref {
 			known = true
 			if at.Entry == e {
-				return true
+				return true, nil
 			}
 		}
 	}
-	return !known
+	return !known, err
 }
 
 // lacks returns why a copy of a chunk cannot be used, or nil if it can, as far

@@ -279,8 +279,12 @@ func (w *treeWalk) slice(ctx context.Context, kind ondisk.Kind, s ondisk.Slice, 
 	if s.ID.IsZero() {
 		return true, nil
 	}
+	copies, err := w.v.r.find(ctx, s.ID)
+	if err != nil {
+		return false, err
+	}
 	var why *finding
-	for l := range w.v.r.copies(s.ID) {
+	for _, l := range copies {
 		f := w.v.lacks(l)
 		if f == nil && (l.Entry.Kind != kind || uint64(s.Off)+s.Len > uint64(l.Entry.Plain)) {
 			f = w.v.doubt(&CorruptError{Object: l.Pack.Ref.Key(), Chunk: s.ID.String(), Err: errors.New("slice does not fit its chunk")})
@@ -329,7 +333,11 @@ func (w *treeWalk) get(kind ondisk.Kind) tree.Get {
 			}
 		}
 		// It may be known what is wrong with the pack.
-		for l := range w.v.r.copies(id) {
+		copies, ferr := w.v.r.find(ctx, id)
+		if ferr != nil {
+			return nil, ferr
+		}
+		for _, l := range copies {
 			if f := w.v.lacks(l); f != nil {
 				return nil, f.error()
 			}

@@ -229,12 +229,11 @@ func (w *Writer) find(id ondisk.ID) (index.Location, bool) {
 	if w.condemned == nil {
 		return index.Location{}, false
 	}
-	for l := range w.r.copies(id) {
-		if !w.condemned.Has(l.Pack.Ref) {
-			return l, true
-		}
+	l, ok, err := w.r.usable(w.pk.ctx, id, w.condemned.Has)
+	if err != nil {
+		w.pk.cancel(err) // the session ends, as with errors of its helpers
 	}
-	return index.Location{}, false
+	return l, ok
 }
 
 func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) {
@@ -268,6 +267,7 @@ func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) 
 	}
 	w.journal.drop(ctx)
 	w.r.endSession(ctx, w.session)
+	w.r.compact(ctx)
 	if p == nil || closed.Has(w.session.at) {
 		return nil, ErrFenced
 	}

@@ -1,208 +1,97 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package index says where chunks are. A segment lists the chunks of a few
-// packs in the order of their ids; a Table is the union of segments in memory,
-// in one sorted array without pointers: 50 bytes a chunk.
+// Package index says where chunks are.
+//
+// A [Segment] is what the repository stores: the chunks of a few packs. Every
+// segment is a truthful statement of what once was, whoever wrote it. A
+// [Table] is what a process asks: segments merged into one sorted file, or the
+// same bytes in memory. A [Set] is several tables together. A [Scan] reads them
+// in order.
+//
+// # Tables
+//
+// A table consists of blocks of 4 KiB: the packs, the records in the order of
+// their ids, and then a tail, which alone is kept in memory: the first eight
+// bytes of each block of records (the fences), a filter of about 9.5 bits for a
+// chunk, and the names of the segments that the table covers. That is 1.3 MB
+// for a million chunks. A look-up asks the filter, finds the block by its
+// fence, and reads it; a table in memory takes 53 bytes a chunk in all.
+//
+// A table file may be in a folder that is not safe. Every block ends with a
+// keyed hash of its number and content and of the table's name, and so does the
+// tail, which is checked when the table is opened. So damage, forgery and
+// exchange of any part is an error that matches [ErrDamaged], and never another
+// answer: neither a wrong place nor a chunk that is said not to be there.
 package index
 
 import (
-	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
-	"fmt"
-	"sort"
+	"sync"
 
-	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/zeebo/blake3"
+
 	"github.com/stillpoint-go/protect/internal/pack"
-	"github.com/stillpoint-go/protect/internal/seal"
 )
 
-// ErrMalformed reports a segment that breaks the rules of the format.
-var ErrMalformed = errors.New("malformed index segment")
-
-// Pack is a pack with its chunks.
-type Pack struct {
-	Ref     ondisk.PackRef
-	Key     seal.DataKey // of its chunks
-	Size    uint32       // of the object
-	Entries []pack.Entry
-}
+// ErrDamaged reports a table that is not as it was written. It has to be
+// built anew, from segments.
+var ErrDamaged = errors.New("index table is damaged")
 
 // Location is where a chunk is.
 type Location struct {
-	Pack  *PackInfo
+	Pack  *PackInfo // shared: not to be modified
 	Entry pack.Entry
 }
 
-// PackInfo is what the index knows of a pack.
-type PackInfo struct {
-	Ref  ondisk.PackRef
-	Key  seal.DataKey
-	Size uint32
-}
+// Auth authenticates table files with a key that only this repository has. It
+// is safe for concurrent use.
+type Auth struct{ hashers sync.Pool }
 
-// A record is the fixed-size form of an entry:
-//
-//	id (32) | pack (4) | offset (4) | sealed (4) | plain (4) | kind (1) | codec (1)
-const (
-	recSize  = 32 + 4*4 + 2
-	packSize = 16 + 4 + 4 + 32 + 4
-)
+// tagSize is the length of the hash at the end of a block.
+const tagSize = 16
 
-// Encode returns the plaintext of a segment of these packs.
-func Encode(packs []Pack) []byte {
-	le := binary.LittleEndian
-	b := le.AppendUint32(nil, uint32(len(packs))) // few
-	var recs []byte
-	for i, p := range packs {
-		b = append(b, p.Ref.Session[:]...)
-		b = le.AppendUint32(b, p.Ref.Seq)
-		b = le.AppendUint32(b, p.Key.Epoch)
-		b = append(b, p.Key.Salt[:]...)
-		b = le.AppendUint32(b, p.Size)
-		for _, e := range p.Entries {
-			recs = append(recs, e.ID[:]...)
-			recs = le.AppendUint32(recs, uint32(i)) // few
-			recs = le.AppendUint32(recs, e.Offset)
-			recs = le.AppendUint32(recs, e.Sealed)
-			recs = le.AppendUint32(recs, e.Plain)
-			recs = append(recs, byte(e.Kind), byte(e.Codec))
+// NewAuth returns what authenticates with the key.
+func NewAuth(key [32]byte) *Auth {
+	a := &Auth{}
+	a.hashers.New = func() any {
+		h, err := blake3.NewKeyed(key[:])
+		if err != nil {
+			panic(err) // the key has 32 bytes
 		}
+		return &hasher{h: h}
 	}
-	sort.Sort(records(recs))
-	return append(b, recs...)
+	return a
 }
 
-// Size returns the length of a segment with this many packs and chunks.
-func Size(packs, chunks int) int { return 4 + packs*packSize + chunks*recSize }
-
-// records sorts an array of records in place.
-type records []byte
-
-func (r records) Len() int           { return len(r) / recSize }
-func (r records) at(i int) []byte    { return r[i*recSize : (i+1)*recSize] }
-func (r records) Less(i, j int) bool { return bytes.Compare(r.at(i), r.at(j)) < 0 }
-func (r records) Swap(i, j int) {
-	var t [recSize]byte
-	copy(t[:], r.at(i))
-	copy(r.at(i), r.at(j))
-	copy(r.at(j), t[:])
+// hasher has its own memory, since what a hash function is given escapes.
+type hasher struct {
+	h   *blake3.Hasher
+	pre [32 + 8]byte
+	sum [32]byte
 }
 
-// Table is a sorted union of segments. It is immutable once built and then
-// safe for concurrent use.
-type Table struct {
-	packs []*PackInfo
-	recs  records
+// tag returns the hash of the n-th block of the table of this name.
+func (a *Auth) tag(name [32]byte, n uint64, block []byte) (tag [tagSize]byte) {
+	s := a.hashers.Get().(*hasher) // our own pool
+	copy(s.pre[:], name[:])
+	binary.LittleEndian.PutUint64(s.pre[32:], n)
+	s.h.Reset()
+	_, _ = s.h.Write(s.pre[:]) // cannot fail
+	_, _ = s.h.Write(block)    // cannot fail
+	s.h.Sum(s.sum[:0])
+	copy(tag[:], s.sum[:])
+	a.hashers.Put(s)
+	return tag
 }
 
-// Build decodes segments and merges them.
-func Build(segments [][]byte) (*Table, error) {
-	t := &Table{}
-	for i, s := range segments {
-		if err := t.add(s); err != nil {
-			return nil, fmt.Errorf("segment %d: %w", i, err)
-		}
-	}
-	sort.Sort(t.recs)
-	return t, nil
-}
+// tailNumber stands for the tail where blocks are numbered.
+const tailNumber = 1<<64 - 1
 
-func (t *Table) add(seg []byte) error {
-	le := binary.LittleEndian
-	if len(seg) < 4 || len(seg) > ondisk.MaxSegment {
-		return fmt.Errorf("%w: size", ErrMalformed)
-	}
-	n := int64(le.Uint32(seg))
-	rest := int64(len(seg)) - 4 - n*packSize
-	if rest < 0 || rest%recSize != 0 {
-		return fmt.Errorf("%w: length", ErrMalformed)
-	}
-	base := len(t.packs)
-	for i := range int(n) {
-		p := seg[4+i*packSize:]
-		info := &PackInfo{}
-		copy(info.Ref.Session[:], p)
-		info.Ref.Seq = le.Uint32(p[16:])
-		info.Key.Epoch = le.Uint32(p[20:])
-		copy(info.Key.Salt[:], p[24:])
-		info.Size = le.Uint32(p[56:])
-		t.packs = append(t.packs, info)
-	}
-	start := len(t.recs)
-	t.recs = append(t.recs, seg[len(seg)-int(rest):]...)
-	for i := start / recSize; i < t.recs.Len(); i++ {
-		r := t.recs.at(i)
-		p := le.Uint32(r[32:])
-		e := decode(r)
-		if int64(p) >= n || i > start/recSize && bytes.Compare(r, t.recs.at(i-1)) <= 0 ||
-			uint64(e.Offset)+uint64(e.Sealed) > uint64(t.packs[base+int(p)].Size) ||
-			e.Plain > ondisk.MaxChunk || e.Sealed > ondisk.MaxChunk+seal.Overhead {
-			return fmt.Errorf("%w: record", ErrMalformed)
-		}
-	}
-	for i := start / recSize; i < t.recs.Len(); i++ {
-		p := t.recs.at(i)[32:36]
-		at := base + int(le.Uint32(p))
-		le.PutUint32(p, uint32(at)) // few
-	}
-	return nil
-}
-
-func decode(r []byte) pack.Entry {
-	le := binary.LittleEndian
-	return pack.Entry{
-		ID:     ondisk.ID(r[:32]),
-		Offset: le.Uint32(r[36:]),
-		Sealed: le.Uint32(r[40:]),
-		Plain:  le.Uint32(r[44:]),
-		Kind:   ondisk.Kind(r[48]),
-		Codec:  ondisk.Codec(r[49]),
-	}
-}
-
-// Merge returns the union of tables.
-func Merge(tables ...*Table) *Table {
-	m := &Table{}
-	for _, t := range tables {
-		base, start := len(m.packs), len(m.recs)
-		m.packs = append(m.packs, t.packs...)
-		m.recs = append(m.recs, t.recs...)
-		for ; start < len(m.recs); start += recSize {
-			p := m.recs[start+32 : start+36]
-			binary.LittleEndian.PutUint32(p, binary.LittleEndian.Uint32(p)+uint32(base)) // few
-		}
-	}
-	sort.Sort(m.recs)
-	return m
-}
-
-// Len returns the number of records; a chunk that is in several packs counts
-// for each.
-func (t *Table) Len() int { return t.recs.Len() }
-
-// Packs returns the packs, which must not be modified.
-func (t *Table) Packs() []*PackInfo { return t.packs }
-
-// Find returns where the chunk is; of several copies it returns one.
-func (t *Table) Find(id ondisk.ID) (Location, bool) {
-	i, ok := t.Ordinal(id)
-	if !ok {
-		return Location{}, false
-	}
-	return t.At(i), true
-}
-
-// Ordinal returns the place of the chunk's first record. Its further copies
-// follow.
-func (t *Table) Ordinal(id ondisk.ID) (int, bool) {
-	n := t.recs.Len()
-	i := sort.Search(n, func(i int) bool { return bytes.Compare(t.recs.at(i)[:32], id[:]) >= 0 })
-	return i, i < n && bytes.Equal(t.recs.at(i)[:32], id[:])
-}
-
-// At returns what the record at this place says.
-func (t *Table) At(i int) Location {
-	r := t.recs.at(i)
-	return Location{Pack: t.packs[binary.LittleEndian.Uint32(r[32:])], Entry: decode(r)}
+// FileName returns the name of a table of these segments, 32 hex digits. It
+// tells nothing, and differs from repository to repository.
+func (a *Auth) FileName(covers []Name) string {
+	tag := a.tag([32]byte{}, uint64(len(covers)), appendNames(nil, covers))
+	return hex.EncodeToString(tag[:])
 }

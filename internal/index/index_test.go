@@ -4,13 +4,17 @@ package index_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
@@ -27,9 +31,10 @@ func fill(rng *rand.Rand, b []byte) {
 func randomPacks(rng *rand.Rand, packs, chunks int) []index.Pack {
 	var out []index.Pack
 	for n := range packs {
-		p := index.Pack{Ref: ondisk.PackRef{Seq: uint32(n)}, Size: 60 << 20} // small
+		p := index.Pack{PackInfo: index.PackInfo{Ref: ondisk.PackRef{Seq: uint32(n)}, Size: 60 << 20}} // small
 		fill(rng, p.Ref.Session[:])
 		fill(rng, p.Key.Salt[:])
+		p.Key.Epoch = rng.Uint32N(3)
 		off := uint32(40)
 		for range chunks {
 			e := pack.Entry{Kind: ondisk.Kind(1 + rng.IntN(3)), Codec: ondisk.Codec(rng.IntN(2)), Offset: off, Sealed: 28 + rng.Uint32N(100), Plain: rng.Uint32N(ondisk.MaxChunk)} // small
@@ -42,119 +47,453 @@ func randomPacks(rng *rand.Rand, packs, chunks int) []index.Pack {
 	return out
 }
 
-// check looks up every chunk of the packs, and some that are not there.
-func check(t *testing.T, tab *index.Table, packs []index.Pack) {
-	t.Helper()
-	n := 0
-	for _, p := range packs {
-		for _, e := range p.Entries {
-			n++
-			at, ok := tab.Find(e.ID)
-			if !ok {
-				t.Fatalf("chunk %s is lost", e.ID)
-			}
-			want := index.Location{Pack: &index.PackInfo{Ref: p.Ref, Key: p.Key, Size: p.Size}, Entry: e}
-			if diff := cmp.Diff(want, at); diff != "" {
-				t.Fatalf("chunk %s (-want +got):\n%s", e.ID, diff)
-			}
-			other := e.ID
-			other[rand.IntN(32)] ^= 1
-			if at, ok := tab.Find(other); ok {
-				t.Fatalf("found %+v, which is not there", at)
-			}
-		}
-	}
-	if tab.Len() != n || len(tab.Packs()) != len(packs) {
-		t.Errorf("%d records of %d packs, want %d of %d", tab.Len(), len(tab.Packs()), n, len(packs))
-	}
+// place is a copy of a chunk in the model.
+type place struct {
+	Pack  index.PackInfo
+	Entry pack.Entry
 }
 
-func TestRoundTrip(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 1))
-	var all []index.Pack
-	var segments [][]byte
-	var tables []*index.Table
-	for _, n := range []struct{ packs, chunks int }{{0, 0}, {1, 0}, {1, 1}, {3, 100}, {7, 311}} {
-		packs := randomPacks(rng, n.packs, n.chunks)
-		seg := index.Encode(packs)
-		if want := index.Size(n.packs, n.packs*n.chunks); len(seg) != want {
-			t.Errorf("a segment of %d bytes, announced as %d", len(seg), want)
+func comparePlaces(a, b place) int {
+	return cmp.Or(bytes.Compare(a.Pack.Ref.Session[:], b.Pack.Ref.Session[:]), cmp.Compare(a.Pack.Ref.Seq, b.Pack.Ref.Seq), cmp.Compare(a.Entry.Offset, b.Entry.Offset))
+}
+
+// model is what tables have to say.
+type model struct {
+	packs  map[index.PackInfo]bool
+	chunks map[ondisk.ID][]place
+}
+
+func newModel(lists ...[]index.Pack) *model {
+	m := &model{packs: map[index.PackInfo]bool{}, chunks: map[ondisk.ID][]place{}}
+	for _, list := range lists {
+		for _, p := range list {
+			m.packs[p.PackInfo] = true
+			for _, e := range p.Entries {
+				if at := (place{p.PackInfo, e}); !slices.Contains(m.chunks[e.ID], at) {
+					m.chunks[e.ID] = append(m.chunks[e.ID], at)
+				}
+			}
 		}
-		tab, err := index.Build([][]byte{seg})
+	}
+	for _, places := range m.chunks {
+		slices.SortFunc(places, comparePlaces)
+	}
+	return m
+}
+
+// check compares a set with the model: every chunk, others that are not there,
+// and everything in order.
+func (m *model) check(t *testing.T, s *index.Set) {
+	t.Helper()
+	ordinals := map[int]bool{}
+	for id, want := range m.chunks {
+		places, err := s.Find(id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		check(t, tab, packs)
-		all, segments, tables = append(all, packs...), append(segments, seg), append(tables, tab)
+		var got []place
+		for _, l := range places {
+			got = append(got, place{*l.Pack, l.Entry})
+		}
+		slices.SortFunc(got, comparePlaces)
+		if !slices.Equal(want, got) { // gocmp is slow
+			t.Fatalf("chunk %s (-want +got):\n%s", id, gocmp.Diff(want, got))
+		}
+		n, ok, err := s.Ordinal(id)
+		if err != nil || !ok || n < 0 || n >= s.Len() || ordinals[n] {
+			t.Fatalf("chunk %s has the ordinal %d of %d, %t, %v", id, n, s.Len(), ok, err)
+		}
+		ordinals[n] = true
+		other := id
+		other[rand.IntN(32)] ^= 1
+		if m.chunks[other] != nil {
+			continue
+		}
+		if places, err := s.Find(other); err != nil || len(places) > 0 {
+			t.Fatalf("found %+v, %v, which is not there", places, err)
+		}
+		if _, ok, err := s.Ordinal(other); ok || err != nil {
+			t.Fatalf("an ordinal of what is not there: %t, %v", ok, err)
+		}
 	}
-	before := slices.Clone(segments[4])
-	tab, err := index.Build(segments)
+	m.checkScan(t, s)
+}
+
+func (m *model) checkScan(t *testing.T, s *index.Set) {
+	t.Helper()
+	scan, err := s.Scan()
 	if err != nil {
 		t.Fatal(err)
 	}
-	check(t, tab, all)
-	check(t, index.Merge(tables...), all)
-	check(t, index.Merge(index.Merge(tables[:2]...), index.Merge(tables[2:]...)), all)
-	check(t, tables[4], all[len(all)-7:]) // merging does not change what is merged
-	if !bytes.Equal(before, segments[4]) {
-		t.Error("building changed a segment")
+	var packs []index.PackInfo
+	for p, err := range scan.Packs() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		packs = append(packs, p)
+	}
+	got := &model{packs: map[index.PackInfo]bool{}, chunks: map[ondisk.ID][]place{}}
+	for _, p := range packs {
+		got.packs[p] = true
+	}
+	last := ondisk.ID{}
+	for c, err := range scan.Chunks() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Compare(last[:], c.ID[:]) >= 0 {
+			t.Fatalf("%s after %s", c.ID, last)
+		}
+		last = c.ID
+		if n, ok, err := s.Ordinal(c.ID); n != c.Ordinal || !ok || err != nil {
+			t.Fatalf("chunk %s has the ordinals %d and %d, %t, %v", c.ID, n, c.Ordinal, ok, err)
+		}
+		for _, l := range c.Copies {
+			got.chunks[c.ID] = append(got.chunks[c.ID], place{packs[l.Pack], l.Entry})
+		}
+	}
+	if diff := gocmp.Diff(m.packs, got.packs); diff != "" || len(packs) != len(m.packs) {
+		t.Fatalf("%d packs (-want +got):\n%s", len(packs), diff)
+	}
+	for _, places := range got.chunks {
+		slices.SortFunc(places, comparePlaces)
+	}
+	if !maps.EqualFunc(m.chunks, got.chunks, slices.Equal) {
+		t.Fatalf("(-want +got):\n%s", gocmp.Diff(m.chunks, got.chunks))
+	}
+}
+
+func name(level uint8, n byte, part uint32) index.Name {
+	return index.Name{Level: level, ID: [16]byte{n}, Part: part}
+}
+
+func decode(tb testing.TB, n index.Name, packs []index.Pack) *index.Segment {
+	tb.Helper()
+	s, err := index.Decode(n, index.Encode(packs))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+func newAuth() *index.Auth { return index.NewAuth([32]byte{1, 2, 3}) }
+
+// file makes a table that is a file.
+func file(tb testing.TB, runs ...index.Run) *index.Table {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "table")
+	f, err := os.Create(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = f.Close() })
+	if err := index.WriteTable(f, newAuth(), "t", runs...); err != nil {
+		tb.Fatal(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	t, err := index.OpenTable(f, info.Size(), newAuth(), "t")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return t
+}
+
+func memory(tb testing.TB, runs ...index.Run) *index.Table {
+	tb.Helper()
+	t, err := index.NewTable(runs...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return t
+}
+
+// TestModel compares segments, tables of both kinds, mergers of these, and sets
+// with a map, at random.
+func TestModel(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		var runs []index.Run
+		var all [][]index.Pack
+		for n := range 1 + rng.IntN(6) {
+			packs := randomPacks(rng, rng.IntN(5), rng.IntN(1+rng.IntN(600)))
+			if n > 0 && rng.IntN(2) == 0 { // the same pack in another segment, and other copies of its chunks
+				old := all[rng.IntN(n)]
+				packs = append(packs, old[:rng.IntN(len(old)+1)]...)
+				for i := range packs {
+					if i > 0 && len(packs[i].Entries) > 0 && len(packs[i-1].Entries) > 0 {
+						packs[i].Entries = slices.Clone(packs[i].Entries)
+						packs[i].Entries[0].ID = packs[i-1].Entries[0].ID
+					}
+				}
+			}
+			slices.SortFunc(packs, func(a, b index.Pack) int { return bytes.Compare(a.Ref.Session[:], b.Ref.Session[:]) })
+			packs = slices.CompactFunc(packs, func(a, b index.Pack) bool { return a.PackInfo == b.PackInfo })
+			all, runs = append(all, packs), append(runs, decode(t, name(0, byte(n), 0), packs)) // few
+		}
+		m := newModel(all...)
+		var each []*index.Table
+		for i, r := range runs {
+			if i%2 == 0 {
+				each = append(each, file(t, r))
+			} else {
+				each = append(each, memory(t, r))
+			}
+		}
+		var again []index.Run
+		for _, tab := range each {
+			again = append(again, tab)
+		}
+		half := len(runs) / 2
+		t.Logf("seed %d: %d segments, %d packs, %d chunks", seed, len(runs), len(m.packs), len(m.chunks))
+		for _, tables := range [][]*index.Table{
+			{memory(t, runs...)}, {file(t, runs...)}, each, {file(t, again...)}, {memory(t, again...)},
+			{file(t, runs[:half]...), memory(t, again[half:]...)},
+			{file(t, append(slices.Clone(runs), again...)...)},
+		} {
+			m.check(t, index.NewSet(tables...))
+			var covers []index.Name
+			for _, tab := range tables {
+				covers = append(covers, tab.Covers()...)
+			}
+			slices.SortFunc(covers, index.Name.Compare)
+			if diff := gocmp.Diff(index.Covered(runs...), slices.Compact(covers)); diff != "" {
+				t.Fatalf("covers (-want +got):\n%s", diff)
+			}
+		}
+		checkMerge(t, rng, m, again)
+	}
+}
+
+// checkMerge merges runs into small segments, without some packs.
+func checkMerge(t *testing.T, rng *rand.Rand, m *model, runs []index.Run) {
+	t.Helper()
+	gone := map[ondisk.PackRef]bool{}
+	for p := range m.packs {
+		gone[p.Ref] = rng.IntN(4) == 0
+	}
+	supersedes := index.Covered(runs...)
+	limit := index.Size(len(supersedes), 4, 100+rng.IntN(1000))
+	next := index.Successor(1, [8]byte{9}, supersedes)
+	var segs []index.Run
+	var last *index.Segment
+	for plain, err := range index.Merge(limit, supersedes, func(p ondisk.PackRef) bool { return gone[p] }, runs...) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(plain) > limit {
+			t.Fatalf("a part of %d bytes, the limit is %d", len(plain), limit)
+		}
+		if last != nil && len(last.Supersedes()) > 0 {
+			t.Fatal("a part before the last one supersedes")
+		}
+		var derr error
+		if last, derr = index.Decode(next, plain); derr != nil {
+			t.Fatal(derr)
+		}
+		segs = append(segs, last)
+		next.Part++
+	}
+	if last == nil || gocmp.Diff(supersedes, last.Supersedes()) != "" {
+		t.Fatalf("the last part supersedes %v", last.Supersedes())
+	}
+	want := &model{packs: map[index.PackInfo]bool{}, chunks: map[ondisk.ID][]place{}}
+	for id, places := range m.chunks {
+		for _, p := range places {
+			if !gone[p.Pack.Ref] {
+				want.chunks[id], want.packs[p.Pack] = append(want.chunks[id], p), true
+			}
+		}
+	}
+	want.check(t, index.NewSet(memory(t, segs...)))
+}
+
+func TestInPacks(t *testing.T) {
+	packs := randomPacks(rand.New(rand.NewPCG(4, 4)), 5, 30)
+	scan, err := index.NewSet(file(t, decode(t, name(0, 0, 0), packs))).Scan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 2, 5} {
+		want := map[ondisk.PackRef]index.Pack{}
+		for _, p := range packs[:n] {
+			p.Entries = slices.Clone(p.Entries)
+			slices.SortFunc(p.Entries, func(a, b pack.Entry) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+			want[p.Ref] = p
+		}
+		list, err := scan.InPacks(func(p ondisk.PackRef) bool { _, ok := want[p]; return ok })
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[ondisk.PackRef]index.Pack{}
+		for _, p := range list {
+			got[p.Ref] = p
+		}
+		if diff := gocmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	names := []index.Name{{}, {Part: 1}, {Part: 256}, name(0, 1, 0), name(0, 255, 1<<32-1), name(1, 0, 0), name(1, 0, 7), name(9, 3, 1), name(255, 255, 1<<32-1)}
+	for i, n := range names {
+		if got, ok := index.ParseKey(n.Key()); !ok || got != n {
+			t.Errorf("%s parses as %+v, %t", n.Key(), got, ok)
+		}
+		if i > 0 && (names[i-1].Compare(n) >= 0 || names[i-1].Key() >= n.Key()) {
+			t.Errorf("%s does not sort before %s", names[i-1].Key(), n.Key())
+		}
+	}
+	for _, key := range []string{
+		"", "index/", "index/00-00", "pack/00-00000000000000000000000000000000-00000000",
+		"index/00-0000000000000000000000000000000A-00000000", "index/00_00000000000000000000000000000000-00000000", "index/00-00000000000000000000000000000000-000000000",
+	} {
+		if n, ok := index.ParseKey(key); ok {
+			t.Errorf("%q parses as %+v", key, n)
+		}
+	}
+	old := names[:7]
+	for range 300 { // more mergers of one level than there are levels
+		next := index.Successor(1, [8]byte{}, old)
+		for _, n := range old {
+			if n.Compare(next) >= 0 || n.Key() >= next.Key() {
+				t.Fatalf("%s does not sort after %s", next.Key(), n.Key())
+			}
+		}
+		old = []index.Name{next, name(0, 200, 0)}
+	}
+	if index.Above(0) != 1 || index.Above(255) != 255 {
+		t.Error("levels")
 	}
 }
 
 func TestMalformed(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
-	good := index.Encode(randomPacks(rng, 2, 3))
-	const recs = 4 + 2*60
+	packs := randomPacks(rng, 2, 3)
+	tab := memory(t, decode(t, name(0, 1, 0), packs[:1]), decode(t, name(0, 2, 0), packs[1:]))
+	at := name(1, 0, 0)
+	var good []byte
+	for plain := range index.Merge(ondisk.MaxSegment, tab.Covers(), nil, tab) {
+		good = plain
+	}
+	const names, table, recs = 16, 16 + 2*21, 16 + 2*21 + 2*60
+	if len(good) != recs+6*50 || len(good) != index.Size(2, 2, 6) {
+		t.Fatalf("a segment of %d bytes", len(good))
+	}
+	if _, err := index.Decode(at, good); err != nil {
+		t.Fatal(err)
+	}
 	change := func(f func(b []byte)) []byte { b := bytes.Clone(good); f(b); return b }
 	put := func(off int, v uint32) []byte {
 		return change(func(b []byte) { binary.LittleEndian.PutUint32(b[off:], v) })
 	}
-	for name, seg := range map[string][]byte{
-		"empty": {}, "short": good[:3], "truncated": good[:len(good)-1], "trailing": append(bytes.Clone(good), 0),
-		"too large": make([]byte, ondisk.MaxSegment+1), "pack count": put(0, 1<<32-1), "no packs": put(0, 0),
-		"pack of a record": put(recs+32, 2), "offset": put(recs+36, 1<<32-1), "sealed length": put(recs+40, ondisk.MaxChunk+seal.Overhead+1),
-		"beyond the pack": put(recs+36, 60<<20), "plain length": put(recs+44, ondisk.MaxChunk+1),
-		"out of order": change(func(b []byte) { b[recs], b[recs+50] = 0xff, 0 }),
-		"twice":        change(func(b []byte) { copy(b[recs+50:recs+100], b[recs:]) }),
+	swap := func(off, size int) []byte {
+		return change(func(b []byte) {
+			x := bytes.Clone(b[off : off+size])
+			copy(b[off:], b[off+size:off+2*size])
+			copy(b[off+size:], x)
+		})
+	}
+	for what, seg := range map[string][]byte{
+		"empty": {}, "short": good[:15], "truncated": good[:len(good)-1], "trailing": append(bytes.Clone(good), 0),
+		"too large": make([]byte, ondisk.MaxSegment+1), "magic": put(0, 0), "version": change(func(b []byte) { b[7] = 2 }),
+		"many names": put(8, 1<<32-1), "no names": put(8, 0), "many packs": put(12, 1<<32-1), "no packs": put(12, 0),
+		"names out of order": swap(names, 21), "name twice": change(func(b []byte) { copy(b[names+21:table], b[names:]) }),
+		"supersedes itself":  change(func(b []byte) { b[names+21] = 1; b[names+22] = 0 }),
+		"packs out of order": swap(table, 60), "pack twice": change(func(b []byte) { copy(b[table+60:recs], b[table:]) }),
+		"pack size": put(table+56, ondisk.MaxPack+1), "pack of a record": put(recs+32, 2), "offset": put(recs+36, 1<<32-1),
+		"sealed length": put(recs+40, ondisk.MaxChunk+seal.Overhead+1), "beyond the pack": put(recs+36, 60<<20), "plain length": put(recs+44, ondisk.MaxChunk+1),
+		"out of order": swap(recs, 50), "twice": change(func(b []byte) { copy(b[recs+50:recs+100], b[recs:]) }),
 	} {
-		if _, err := index.Build([][]byte{seg}); !errors.Is(err, index.ErrMalformed) {
-			t.Errorf("%s: %v", name, err)
+		if _, err := index.Decode(at, seg); !errors.Is(err, index.ErrMalformed) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := index.Decode(name(0, 2, 0), good); !errors.Is(err, index.ErrMalformed) {
+		t.Errorf("a name that sorts before what is superseded: %v", err)
+	}
+}
+
+// TestLimit stores the largest segment, and lets Merge cut one chunk more.
+func TestLimit(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	n := (ondisk.MaxSegment - index.Size(0, 1, 0)) / 50
+	packs := randomPacks(rng, 1, n)
+	packs[0].Size = ondisk.MaxPack
+	seg := decode(t, name(0, 0, 0), packs)
+	if seg.Len() != n {
+		t.Fatalf("%d records of %d", seg.Len(), n)
+	}
+	over := slices.Clone(packs)
+	over[0].Entries = append(slices.Clone(over[0].Entries), pack.Entry{Sealed: 28})
+	if _, err := index.Decode(name(0, 0, 0), index.Encode(over)); !errors.Is(err, index.ErrMalformed) {
+		t.Errorf("past the limit: %v", err)
+	}
+	more := randomPacks(rng, 1, 1)
+	var parts []index.Run
+	at := name(1, 0, 0)
+	for plain, err := range index.Merge(ondisk.MaxSegment, nil, nil, seg, decode(t, name(0, 1, 0), more)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := index.Decode(at, plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, s)
+		at.Part++
+	}
+	if len(parts) != 2 || parts[0].Len()+parts[1].Len() != n+1 {
+		t.Errorf("%d parts", len(parts))
+	}
+	many := make([]index.Name, 30)
+	for i := range many {
+		many[i].Part = uint32(i) // few
+	}
+	for _, err := range index.Merge(index.Size(29, 1, 1), many, nil) {
+		if !errors.Is(err, index.ErrTooLarge) {
+			t.Errorf("too many names: %v", err)
+		}
+	}
+	for plain, err := range index.Merge(index.Size(30, 1, 1), many, nil) {
+		if s, derr := index.Decode(at, plain); err != nil || derr != nil || len(s.Supersedes()) != 30 {
+			t.Errorf("as many names as fit: %v, %v", err, derr)
 		}
 	}
 }
 
-func FuzzBuild(f *testing.F) {
+func FuzzDecode(f *testing.F) {
 	rng := rand.New(rand.NewPCG(3, 3))
-	f.Add(index.Encode(randomPacks(rng, 1, 2)), index.Encode(randomPacks(rng, 2, 5)))
-	f.Add(index.Encode(nil), []byte{})
-	f.Add(index.Encode(randomPacks(rng, 3, 0)), index.Encode(randomPacks(rng, 1, 9)))
-	f.Fuzz(func(t *testing.T, a, b []byte) {
-		tab, err := index.Build([][]byte{a, b})
+	f.Add(index.Encode(randomPacks(rng, 1, 2)))
+	f.Add(index.Encode(nil))
+	f.Add(index.Encode(randomPacks(rng, 3, 0)))
+	for plain := range index.Merge(ondisk.MaxSegment, []index.Name{name(0, 1, 2), name(0, 7, 0)}, nil, decode(f, name(0, 0, 0), randomPacks(rng, 2, 5))) {
+		f.Add(plain)
+	}
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		at := name(1, 0, 0)
+		s, err := index.Decode(at, plain)
 		if err != nil {
 			return
 		}
-		if want := len(a) + len(b); index.Size(len(tab.Packs()), tab.Len())+4 != want {
-			t.Fatalf("%d packs and %d chunks in %d bytes", len(tab.Packs()), tab.Len(), want)
-		}
-		one, err := index.Build([][]byte{a})
+		tab, err := index.NewTable(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		two, err := index.Build([][]byte{b})
+		scan, err := index.NewScan(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		merged := index.Merge(one, two)
-		for _, seg := range [][]byte{a, b} {
-			n := int(binary.LittleEndian.Uint32(seg))
-			for rec := seg[4+60*n:]; len(rec) > 0; rec = rec[50:] {
-				for _, tab := range []*index.Table{tab, merged} {
-					at, ok := tab.Find(ondisk.ID(rec[:32]))
-					if !ok || at.Entry.ID != ondisk.ID(rec[:32]) || uint64(at.Entry.Offset)+uint64(at.Entry.Sealed) > uint64(at.Pack.Size) {
-						t.Fatalf("record %x is at %+v, %t", rec[:50], at, ok)
-					}
-				}
-			}
+		all, err := scan.InPacks(func(ondisk.PackRef) bool { return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		newModel(all).check(t, index.NewSet(tab))
+		if len(s.Supersedes()) == 0 && !bytes.Equal(index.Encode(all), plain) {
+			t.Fatal("another encoding of the same content")
 		}
 	})
 }
