@@ -12,7 +12,7 @@ type view struct {
 	named   uint64 // packs in the index
 	bad     uint64 // condemned packs
 	packs   uint64 // packs that exist
-	damaged bool
+	damaged bool   // or nothing is known
 }
 
 // good is the packs whose copies count.
@@ -22,7 +22,8 @@ func (v *view) good() uint64 { return v.packs & v.named &^ v.bad }
 // dead, then the sessions that pin, then the points, and then again who is dead.
 func (a *actor) mark() view {
 	var v view
-	for range 4 {
+	lacks := 0
+	for range 8 {
 		v = view{}
 		if !a.roots(&v) {
 			a.s.stats.restarts++
@@ -37,9 +38,12 @@ func (a *actor) mark() view {
 		if v.live&^a.s.chunksOf(v.packs&v.named) == 0 {
 			return v
 		}
+		if lacks++; lacks == 3 {
+			a.s.stats.alarms++
+			break
+		}
 	}
 	v.damaged = true // or too much happens: another run will do
-	a.s.stats.alarms++
 	return v
 }
 

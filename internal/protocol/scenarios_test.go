@@ -24,7 +24,9 @@ func scenarios() []scenario {
 var pinScenarios = []scenario{
 	{
 		// S began after X was condemned. P dies. Only the pin tells G of P's chunks.
-		"the pin of a dead parent", []mutation{parentNotPinned, pinsIgnored}, nil,
+		"the pin of a dead parent",
+		[]mutation{parentNotPinned, pinsIgnored},
+		nil,
 		func(sc *script) {
 			p := sc.point(0, 1)
 			g := sc.marked(sc.packs(), order{})
@@ -37,7 +39,9 @@ var pinScenarios = []scenario{
 	},
 	{
 		// P dies, and goes, between the look of S at P and its session record.
-		"a parent that died before it was pinned", []mutation{parentNotReread}, nil,
+		"a parent that died before it was pinned",
+		[]mutation{parentNotReread},
+		nil,
 		func(sc *script) {
 			p := sc.point(0, 1)
 			s := sc.writer(order{name: 1, parents: p})
@@ -50,7 +54,9 @@ var pinScenarios = []scenario{
 	{
 		// G has read the sessions and the points. S comes and commits, P dies and is
 		// folded. G reads who is dead: P, and S it never saw.
-		"closed read after the points", []mutation{closedReadLast}, nil,
+		"closed read after the points",
+		[]mutation{closedReadLast},
+		nil,
 		func(sc *script) {
 			p := sc.point(0, 1)
 			g := sc.marked(sc.packs(), order{})
@@ -63,7 +69,9 @@ var pinScenarios = []scenario{
 	},
 	{
 		// The same, within one listing: S sorts before the cursor, P after it.
-		"closed not read again after the points", []mutation{closedReadOnce}, []mutation{foldFirst},
+		"closed not read again after the points",
+		[]mutation{closedReadOnce},
+		[]mutation{foldFirst},
 		func(sc *script) {
 			p := sc.point(1, 1)
 			g := sc.marked(sc.packs(), order{cutKind: point, cut: maxTry})
@@ -77,7 +85,9 @@ var pinScenarios = []scenario{
 	{
 		// S is not committed while G reads the points, and resolved when G reads the
 		// sessions.
-		"sessions read after the points", []mutation{pinsAfterPoints}, nil,
+		"sessions read after the points",
+		[]mutation{pinsAfterPoints},
+		nil,
 		func(sc *script) {
 			p := sc.point(0, 1)
 			g := sc.marked(sc.packs(), order{})
@@ -96,7 +106,9 @@ var pinScenarios = []scenario{
 	{
 		// G saw S's pin, not its point, which sorts before the cursor; P, which the
 		// pin names, is folded before the cursor comes there.
-		"a session that commits while its pin is followed", []mutation{pinnerNotReread}, []mutation{foldFirst},
+		"a session that commits while its pin is followed",
+		[]mutation{pinnerNotReread},
+		[]mutation{foldFirst},
 		func(sc *script) {
 			p := sc.point(1, 1)
 			g := sc.marked(sc.packs(), order{cutKind: point, cut: maxTry})
@@ -112,7 +124,9 @@ var pinScenarios = []scenario{
 	{
 		// A second collector, which fences nobody, folds P. G finds no record where
 		// the pin leads.
-		"a pinned point is folded", []mutation{pinnedFolded}, []mutation{foldFirst},
+		"a pinned point is folded",
+		[]mutation{pinnedFolded},
+		[]mutation{foldFirst},
 		func(sc *script) {
 			p := sc.point(0, 1)
 			g := sc.marked(sc.packs(), order{})
@@ -131,7 +145,9 @@ var pinScenarios = []scenario{
 // may refer to it.
 var markerScenarios = []scenario{
 	{
-		"a session between the sessions and the marker", []mutation{sessionsReadBeforeMarker, noSession}, nil,
+		"a session between the sessions and the marker",
+		[]mutation{sessionsReadBeforeMarker, noSession},
+		nil,
 		func(sc *script) {
 			sc.forget(sc.point(0, 1))
 			g := sc.collector(order{victims: sc.packs()})
@@ -145,7 +161,9 @@ var markerScenarios = []scenario{
 	{
 		// S reads the condemned, then X is condemned, and the sessions are listed
 		// before that of S is there.
-		"condemned read before the session is there", []mutation{condemnedBeforeSession}, nil,
+		"condemned read before the session is there",
+		[]mutation{condemnedBeforeSession},
+		nil,
 		func(sc *script) {
 			sc.forget(sc.point(0, 1))
 			s := sc.writer(order{name: 1, want: 1})
@@ -158,7 +176,9 @@ var markerScenarios = []scenario{
 	},
 	{
 		// Another collector condemns X after G listed the sessions.
-		"a marker that G did not know when it listed the sessions", []mutation{markersReadAfterSessions}, nil,
+		"a marker that G did not know when it listed the sessions",
+		[]mutation{markersReadAfterSessions},
+		nil,
 		func(sc *script) {
 			sc.forget(sc.point(0, 1))
 			x := sc.packs()
@@ -174,7 +194,9 @@ var markerScenarios = []scenario{
 		},
 	},
 	{
-		"a fence that nobody confirmed", []mutation{fenceUnconfirmed, clockFence, noResolution}, nil,
+		"a fence that nobody confirmed",
+		[]mutation{fenceUnconfirmed, clockFence, noResolution},
+		nil,
 		func(sc *script) {
 			sc.forget(sc.point(0, 1))
 			s := sc.writer(order{name: 1, want: 1})
@@ -190,7 +212,9 @@ var markerScenarios = []scenario{
 	},
 	{
 		// The marker never lands, G deletes all the same, and nobody is warned of X.
-		"a marker that nobody confirmed", []mutation{markerUnconfirmed}, nil,
+		"a marker that nobody confirmed",
+		[]mutation{markerUnconfirmed},
+		nil,
 		func(sc *script) {
 			sc.forget(sc.point(0, 1))
 			g := sc.collector(order{victims: sc.packs()})
@@ -204,7 +228,9 @@ var markerScenarios = []scenario{
 		},
 	},
 	{
-		"a young session that did not see the marker", []mutation{waitIgnored, noResolution}, nil,
+		"a young session that did not see the marker",
+		[]mutation{waitIgnored, noResolution},
+		nil,
 		func(sc *script) {
 			sc.forget(sc.point(0, 1))
 			s := sc.writer(order{name: 1, want: 1})
@@ -217,7 +243,9 @@ var markerScenarios = []scenario{
 	{
 		// S listed the markers up to the cursor. Two beyond it are merged into one
 		// before it.
-		"a merged set that sorts before the cursor", []mutation{levelNotHigher}, nil,
+		"a merged set that sorts before the cursor",
+		[]mutation{levelNotHigher},
+		nil,
 		func(sc *script) {
 			a, b := sc.point(0, 1), sc.point(2, 2)
 			sc.narrow(condemn, leaves/2, leaves)
@@ -238,7 +266,9 @@ var markerScenarios = []scenario{
 	},
 	{
 		// S has the names of two markers, which are merged before it reads them.
-		"markers that are merged between the listing and the reading", []mutation{goneIsEmpty}, nil,
+		"markers that are merged between the listing and the reading",
+		[]mutation{goneIsEmpty},
+		nil,
 		func(sc *script) {
 			a, b := sc.point(0, 1), sc.point(2, 2)
 			x := sc.packs()
@@ -256,7 +286,9 @@ var markerScenarios = []scenario{
 		},
 	},
 	{
-		"a session record that nobody confirmed", []mutation{sessionUnconfirmed}, nil,
+		"a session record that nobody confirmed",
+		[]mutation{sessionUnconfirmed},
+		nil,
 		func(sc *script) {
 			sc.forget(sc.point(0, 1))
 			s := sc.writer(order{name: 1, want: 1})
@@ -269,7 +301,9 @@ var markerScenarios = []scenario{
 	},
 	{
 		// The list of those that a marker waits for is lost when it is merged.
-		"a marker that is merged while it waits", []mutation{unripeMerged}, nil,
+		"a marker that is merged while it waits",
+		[]mutation{unripeMerged},
+		nil,
 		func(sc *script) {
 			a, b := sc.point(0, 1), sc.point(2, 2)
 			x := sc.packs()
@@ -287,7 +321,9 @@ var markerScenarios = []scenario{
 	},
 	{
 		// A late commit meets a key whose fence is deleted and not yet closed.
-		"a fence deleted before it is closed", []mutation{deleteBeforeClosed}, nil,
+		"a fence deleted before it is closed",
+		[]mutation{deleteBeforeClosed},
+		nil,
 		func(sc *script) {
 			s := sc.writer(order{name: 1, want: 1})
 			sc.until(s, put, point)
@@ -299,68 +335,13 @@ var markerScenarios = []scenario{
 	},
 	{
 		// The commit of S lands after its fence was folded.
-		"a commit after its fence was folded", []mutation{commitUnchecked}, nil,
+		"a commit after its fence was folded",
+		[]mutation{commitUnchecked},
+		nil,
 		func(sc *script) {
 			s := sc.writer(order{name: 1, want: 1})
 			sc.until(s, put, point)
 			sc.finish(sc.collector(order{}))
-			sc.finish(s)
-		},
-	},
-}
-
-var holdScenarios = []scenario{
-	{
-		"a hold that finds the request to forget", []mutation{holdUnchecked, holdChecksClosed}, nil,
-		func(sc *script) {
-			p := sc.point(0, 1)
-			f := sc.start(&forgetterRole, 1, &order{victims: p})
-			sc.until(f, put, closed)
-			h := sc.holder(order{victims: p, calls: 9})
-			sc.until(h, list, hold)
-			sc.finish(f)
-			sc.finish(h)
-		},
-	},
-	{
-		"a hold that lands between the look for holds and the request", []mutation{holdReadFirst, holdIgnored}, nil,
-		func(sc *script) {
-			p := sc.point(0, 1)
-			f := sc.start(&forgetterRole, 1, &order{victims: p})
-			sc.until(f, put, forget)
-			h := sc.holder(order{victims: p, calls: 9})
-			sc.until(h, list, hold)
-			sc.finish(f)
-			sc.finish(h)
-		},
-	},
-	{
-		// The hold is put when the point was collected already.
-		"a hold that revives", []mutation{holdRevives}, nil,
-		func(sc *script) {
-			p := sc.point(0, 1)
-			h := sc.holder(order{victims: p, calls: 9})
-			sc.until(h, put, hold)
-			sc.forget(p)
-			g := sc.collector(order{victims: sc.packs()})
-			sc.through(g, del, pack)
-			sc.one(h)
-			sc.finish(g)
-			sc.finish(h)
-		},
-	},
-	{
-		// A reader of the points meets a record that came late, to a key whose fence
-		// was closed after it read who is dead.
-		"a writer that reads closed before the points", []mutation{writerReadsClosedFirst}, nil,
-		func(sc *script) {
-			s := sc.writer(order{name: 1, want: 1})
-			sc.until(s, put, point)
-			w := sc.writer(order{name: 1, want: 1})
-			sc.until(w, list, point)
-			sc.finish(sc.collector(order{}))
-			sc.through(s, put, point)
-			sc.finish(w)
 			sc.finish(s)
 		},
 	},
