@@ -112,7 +112,7 @@ func (r *Repository) getObject(ctx context.Context, key string, limit int64) ([]
 	}
 	plain, err := r.keys.OpenObject(key, raw)
 	if err != nil {
-		return nil, corrupt(key, err)
+		return nil, r.unsealed(ctx, err, corrupt(key, err))
 	}
 	return plain, nil
 }
