@@ -103,7 +103,10 @@ func (r *Repository) Collect(ctx context.Context, opts *CollectOptions) (*Collec
 	if !r.caps.AtomicCreate || !r.caps.ReadAfterWrite || !r.caps.ListAfterWrite {
 		return c.rep, fmt.Errorf("repo: collect: the store failed the test of Init, and nothing can be deleted safely: %w", errors.ErrUnsupported)
 	}
-	err := c.run(ctx)
+	err := r.writable(ctx)
+	if err == nil {
+		err = c.run(ctx)
+	}
 	if c.cat != nil {
 		c.cat.close()
 	}

@@ -52,6 +52,11 @@ func smallWorld(tb testing.TB) *world {
 			tb.Fatal(err)
 		}
 		w.want[id] = contents(tb, r, p)
+		if i == 0 { // the second one is sealed under another epoch
+			if err := r.RotateKeys(tb.Context(), key("secret")); err != nil {
+				tb.Fatal(err)
+			}
+		}
 	}
 	failed := errors.New("failed")
 	if _, err := r.Write(tb.Context(), repo.WriteOptions{ID: "dead"}, func(context.Context, *repo.Writer) error { return failed }); !errors.Is(err, failed) {
@@ -152,7 +157,7 @@ func TestFlips(t *testing.T) {
 		}
 		w.bucket.Set(key, objects[key])
 	}
-	if len(kinds) != 6 || total > 64<<10 {
+	if len(kinds) != 7 || total > 64<<10 {
 		t.Errorf("%d kinds of objects, %d bytes", len(kinds), total)
 	}
 	t.Logf("%d changes of %d bytes in %d objects: %v", cases, total, len(keys), kinds)
@@ -212,6 +217,10 @@ func TestDeletions(t *testing.T) {
 			}
 		case "session/": // needed while the session runs
 			if rep == nil || len(rep.Damage) > 0 || !whole {
+				t.Errorf("without %s: %+v", object, rep)
+			}
+		case "epoch/": // needed to write
+			if rep == nil || !named(rep, object) || !whole {
 				t.Errorf("without %s: %+v", object, rep)
 			}
 		case "point/": // as if it had never been
@@ -338,7 +347,8 @@ func TestDamageNamesWhatIsAffected(t *testing.T) {
 }
 
 // TestDamageOfOthers checks that damage to one point stops neither writing nor
-// reading others, and that a damaged parent is not reused.
+// reading others, and that a damaged parent is not reused. (Damage to an epoch
+// stops writing: see TestEpochsOfOthers.)
 func TestDamageOfOthers(t *testing.T) {
 	w := smallWorld(t)
 	keys, objects := w.objects()
@@ -346,7 +356,7 @@ func TestDamageOfOthers(t *testing.T) {
 	put(t, dir, "d/text", []byte(strings.Repeat("a line of text\n", 50)))
 	put(t, dir, "d/random", random(1, 300))
 	for _, object := range keys {
-		if kind := kindOf(object); kind == "protect.repository" || kind == "key/" {
+		if kind := kindOf(object); kind == "protect.repository" || kind == "key/" || kind == "epoch/" {
 			continue
 		}
 		for how, data := range map[string][]byte{"empty": {}, "cut": objects[object][:len(objects[object])/2], "replaced": random(9, 5<<20), "gone": nil} {

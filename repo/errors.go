@@ -13,7 +13,8 @@ var (
 	// forged, exchanged or missing. The error is a *CorruptError.
 	ErrCorrupt = errors.New("repository is damaged")
 
-	// ErrKey reports that no key slot of the repository opens with the key.
+	// ErrKey reports that no key slot of the repository opens with the key, or
+	// that the keys were rotated since it was opened: then open it again.
 	ErrKey = errors.New("the key does not open the repository")
 
 	// ErrFormat reports a repository that this version cannot handle.

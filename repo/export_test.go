@@ -56,3 +56,6 @@ func (r *Repository) Journaled(ctx context.Context) (map[string]bool, error) {
 	}
 	return paths, nil
 }
+
+// Sum makes the text of a header or a slot.
+func Sum(lines ...string) []byte { return sum(lines...) }

@@ -59,6 +59,9 @@ func (r *Repository) Forget(ctx context.Context, ids ...string) error {
 }
 
 func (r *Repository) forget(ctx context.Context, ids []string) error {
+	if err := r.writable(ctx); err != nil {
+		return err
+	}
 	var gone []attempt
 	for _, id := range ids {
 		if err := checkID(id); err != nil {
@@ -136,6 +139,9 @@ func (r *Repository) Hold(ctx context.Context, id, holder string) error {
 
 func (r *Repository) hold(ctx context.Context, id, holder string) error {
 	if err := errors.Join(checkID(id), checkID(holder)); err != nil {
+		return err
+	}
+	if err := r.writable(ctx); err != nil {
 		return err
 	}
 	p, _, err := r.lookup(ctx, id)

@@ -5,13 +5,12 @@ package repo
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/subtle"
+	"crypto/hmac"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/zeebo/blake3"
@@ -25,8 +24,7 @@ import (
 // the key: lines of text, the last of which is the BLAKE3 hash of the others,
 // so that damage is not mistaken for a wrong passphrase.
 const (
-	headerMagic = "protect repository, experimental format"
-	slotMagic   = "protect key slot, experimental format"
+	headerMagic = "protect repository"
 	suite       = "BLAKE3-256 AES-256-GCM HKDF-SHA-256 zstd"
 )
 
@@ -34,10 +32,14 @@ type header struct {
 	Version int    `json:"version"`
 	ID      string `json:"id"`
 	Suite   string `json:"suite"`
-	// Incompatible names features that a reader must know.
-	Incompatible []string           `json:"incompatible,omitempty"`
-	Store        store.Capabilities `json:"store"`
+	// The features of the repository, by what whoever does not know one of them
+	// may still do: nothing, read, or everything.
+	Incompatible       []string           `json:"incompatible,omitempty"`
+	ReadOnlyCompatible []string           `json:"read_only_compatible,omitempty"`
+	Compatible         []string           `json:"compatible,omitempty"`
+	Store              store.Capabilities `json:"store"`
 
+	id  [16]byte
 	raw []byte // the line that mac covers
 	mac []byte
 }
@@ -56,10 +58,14 @@ func (r *Repository) getHeader(ctx context.Context) (*header, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.parseHeader(raw)
+	return parseHeader(raw)
 }
 
-func (r *Repository) parseHeader(raw []byte) (*header, error) {
+// parseHeader reads a header whose repository this release can at least read.
+func parseHeader(raw []byte) (*header, error) {
+	if bytes.HasPrefix(raw, []byte(headerMagic+", experimental format\n")) {
+		return nil, fmt.Errorf("%w: it has the experimental format 0; restore from it with the release that wrote it, and write to a new one", ErrFormat)
+	}
 	lines, err := unsum(headerMagic, raw, 2)
 	if err != nil {
 		return nil, corrupt(ondisk.HeaderKey, err)
@@ -68,104 +74,55 @@ func (r *Repository) parseHeader(raw []byte) (*header, error) {
 	if err := json.Unmarshal(h.raw, h); err != nil {
 		return nil, corrupt(ondisk.HeaderKey, err)
 	}
-	if h.Version != ondisk.Version || h.Suite != suite || len(h.Incompatible) > 0 {
-		return nil, fmt.Errorf("%w: it has version %d, suite %q, features %q, and this program handles version %d (experimental) only; use the release that wrote it",
-			ErrFormat, h.Version, h.Suite, h.Incompatible, ondisk.Version)
+	if err := h.readable(); err != nil {
+		return nil, err
 	}
 	id, err := hex.DecodeString(h.ID)
-	if err != nil || len(id) != len(r.id) {
+	if err != nil || len(id) != len(h.id) {
 		return nil, corrupt(ondisk.HeaderKey, errors.New("repository id"))
 	}
-	copy(r.id[:], id)
+	copy(h.id[:], id)
 	if h.mac, err = hex.DecodeString(lines[1]); err != nil {
 		return nil, corrupt(ondisk.HeaderKey, err)
 	}
-	r.caps = h.Store
 	return h, nil
 }
 
-func (h *header) authenticate(k *seal.Keys) error {
-	mac := k.HeaderMAC(h.raw)
-	if subtle.ConstantTimeCompare(mac[:], h.mac) != 1 {
-		return corrupt(ondisk.HeaderKey, seal.ErrAuth)
+// knows reports whether this release has a feature. There are none yet.
+func knows(string) bool { return false }
+
+// readable reports what keeps this release from reading the repository.
+func (h *header) readable() error {
+	if h.Version != ondisk.Version {
+		return fmt.Errorf("%w: it has format %d, and this release of protect handles format %d only; use one that handles it", ErrFormat, h.Version, ondisk.Version)
+	}
+	if h.Suite != suite {
+		return fmt.Errorf("%w: it uses the algorithms %q; use a release of protect that knows them", ErrFormat, h.Suite)
+	}
+	if f := unknown(h.Incompatible); len(f) > 0 {
+		return fmt.Errorf("%w: it needs a release of protect that knows %q", ErrFormat, f)
 	}
 	return nil
 }
 
-func (r *Repository) putSlot(ctx context.Context, root [32]byte, key Key) error {
-	var name [8]byte
-	_, _ = rand.Read(name[:]) // never fails, see crypto/rand
-	obj := ondisk.SlotPrefix + hex.EncodeToString(name[:])
-	slot, err := seal.WrapRoot(root, r.id, obj, key.passphrase, key.kdf)
-	if err != nil {
-		return err
+// writable reports what keeps this release from writing to the repository.
+func (h *header) writable() error {
+	if f := unknown(h.ReadOnlyCompatible); len(f) > 0 {
+		return fmt.Errorf("%w for writing: it needs a release of protect that knows %q; this one can restore and verify", ErrFormat, f)
 	}
-	line, err := json.Marshal(slot)
-	if err != nil {
-		return err
-	}
-	return r.store.Put(ctx, obj, sum(slotMagic, string(line)))
+	return nil
 }
 
-func (r *Repository) getSlot(ctx context.Context, obj string) (*seal.Slot, error) {
-	raw, err := r.read(ctx, obj, ondisk.MaxHeader)
-	if err != nil {
-		return nil, err
-	}
-	lines, err := unsum(slotMagic, raw, 1)
-	if err != nil {
-		return nil, corrupt(obj, err)
-	}
-	slot := &seal.Slot{}
-	if err := json.Unmarshal([]byte(lines[0]), slot); err != nil {
-		return nil, corrupt(obj, err)
-	}
-	if err := slot.Check(); err != nil {
-		return nil, corrupt(obj, err)
-	}
-	return slot, nil
+func unknown(features []string) []string {
+	return slices.DeleteFunc(slices.Clone(features), knows)
 }
 
-// maxSlots bounds the work of trying a passphrase.
-const maxSlots = 64
-
-// unlock tries the key on every slot. A damaged slot matters only if no other
-// opens.
-func (r *Repository) unlock(ctx context.Context, key Key) ([32]byte, error) {
-	var damage []error
-	var failure error
-	n := 0
-	for o, err := range r.store.List(ctx, ondisk.SlotPrefix) {
-		if err != nil {
-			return [32]byte{}, err
-		}
-		if n++; n > maxSlots {
-			break
-		}
-		slot, err := r.getSlot(ctx, o.Key)
-		if err == nil {
-			var root [32]byte
-			if root, err = slot.UnwrapRoot(r.id, o.Key, key.passphrase); err == nil {
-				return root, nil
-			}
-		}
-		switch {
-		case errors.Is(err, ErrCorrupt):
-			damage = append(damage, err)
-		case !errors.Is(err, seal.ErrPassphrase) && !errors.Is(err, fs.ErrNotExist):
-			failure = err // this slot may be the one
-		}
+func (h *header) authenticate(k *seal.Keys) error {
+	mac := k.HeaderMAC(h.raw)
+	if !hmac.Equal(mac[:], h.mac) {
+		return corrupt(ondisk.HeaderKey, seal.ErrAuth)
 	}
-	if failure != nil {
-		return [32]byte{}, failure
-	}
-	if len(damage) > 0 {
-		return [32]byte{}, errors.Join(append([]error{ErrKey}, damage...)...)
-	}
-	if n == 0 {
-		return [32]byte{}, fmt.Errorf("%w: it has no key slots", ErrKey)
-	}
-	return [32]byte{}, ErrKey
+	return nil
 }
 
 // sum joins lines and appends the hash of them all.

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -227,7 +226,8 @@ func TestPoisonedChunk(t *testing.T) {
 	}
 }
 
-// TestFormats refuses headers and records of other versions, and says so.
+// TestFormats refuses headers and records of other versions, and says what to
+// do.
 func TestFormats(t *testing.T) {
 	r, b := initTest(t)
 	set := func(key string, data []byte) {
@@ -235,31 +235,77 @@ func TestFormats(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, h := range map[string]header{
-		"version": {Version: 2, ID: r.ID(), Suite: suite}, "suite": {Version: 1, ID: r.ID(), Suite: "ROT13"}, "feature": {Version: 1, ID: r.ID(), Suite: suite, Incompatible: []string{"x"}},
+	id := r.ID()
+	const advice = "repo: open: repository format is not supported: "
+	for _, c := range []struct{ line, open, write string }{
+		{line: `{"version":1,"id":"` + id + `","suite":"` + suite + `","compatible":["hints"]}`},
+		{line: `{"version":1,"id":"` + id + `","suite":"` + suite + `","new_field":{"x":1}}`},
+		{
+			line:  `{"version":1,"id":"` + id + `","suite":"` + suite + `","read_only_compatible":["parity","quotas"]}`,
+			write: `repo: write point "p": repository format is not supported for writing: it needs a release of protect that knows ["parity" "quotas"]; this one can restore and verify`,
+		},
+		{
+			line: `{"version":1,"id":"` + id + `","suite":"` + suite + `","incompatible":["deltas"],"read_only_compatible":["parity"]}`,
+			open: advice + `it needs a release of protect that knows ["deltas"]`,
+		},
+		{line: `{"version":2,"id":7}`, open: "repo: open: repository is damaged: object protect.repository: json: cannot unmarshal number into Go struct field header.id of type string"},
+		{
+			line: `{"version":2,"id":"` + id + `","suite":"` + suite + `"}`,
+			open: advice + "it has format 2, and this release of protect handles format 1 only; use one that handles it",
+		},
+		{
+			line: `{"version":1,"id":"` + id + `","suite":"BLAKE3-256 XChaCha20-Poly1305"}`,
+			open: advice + `it uses the algorithms "BLAKE3-256 XChaCha20-Poly1305"; use a release of protect that knows them`,
+		},
 	} {
-		line, err := json.Marshal(h)
+		mac := r.keys.HeaderMAC([]byte(c.line))
+		set(ondisk.HeaderKey, sum(headerMagic, c.line, fmt.Sprintf("%x", mac)))
+		again, err := Open(t.Context(), b, Passphrase("secret"), nil)
+		if message(err) != c.open || (c.open != "" && !strings.Contains(c.open, "damaged")) != errors.Is(err, ErrFormat) {
+			t.Errorf("open %s:\n%v\nwant:\n%s", c.line, err, c.open)
+		}
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		mac := r.keys.HeaderMAC(line)
-		set(ondisk.HeaderKey, sum(headerMagic, string(line), fmt.Sprintf("%x", mac)))
-		if _, err := Open(t.Context(), b, Passphrase("secret"), nil); !errors.Is(err, ErrFormat) || errors.Is(err, ErrCorrupt) {
-			t.Errorf("%s: %v", name, err)
+		_, err = again.Write(t.Context(), WriteOptions{ID: "p"}, func(ctx context.Context, w *Writer) error { return w.PutStream(ctx, "v", strings.NewReader("x")) })
+		if message(err) != c.write || (c.write != "") != errors.Is(err, ErrFormat) {
+			t.Errorf("write %s:\n%v\nwant:\n%s", c.line, err, c.write)
 		}
+		_, aerr := again.AddKey(t.Context(), Passphrase("x"))
+		rerr := again.RotateKeys(t.Context(), Passphrase("secret").WithKDF(1, 8, 1))
+		for _, err := range []error{again.Forget(t.Context(), "p"), aerr, rerr} {
+			if (c.write != "") != errors.Is(err, ErrFormat) {
+				t.Errorf("%s: %v", c.line, err)
+			}
+		}
+		if err := r.RotateKeys(t.Context(), Passphrase("secret").WithKDF(1, 8, 1)); err != nil && c.write != "" {
+			t.Error(err) // others may write
+		}
+		r = again
 	}
-	key := attempt{Name: r.keys.PointName("p")}.Key()
+	set(ondisk.HeaderKey, sum(headerMagic+", experimental format", `{"version":0}`, ""))
+	if _, err := Open(t.Context(), b, Passphrase("secret"), nil); message(err) != advice+"it has the experimental format 0; restore from it with the release that wrote it, and write to a new one" {
+		t.Errorf("format 0: %v", err)
+	}
+	key := attempt{Name: r.keys.PointName("record")}.Key()
 	set(key, r.keys.SealObject(key, []byte(`{"version":2}`)))
-	if _, err := r.Point(t.Context(), "p"); !errors.Is(err, ErrFormat) {
+	if _, err := r.Point(t.Context(), "record"); !errors.Is(err, ErrFormat) {
 		t.Errorf("record: %v", err)
 	}
 	set(key, r.keys.SealObject(key, []byte(`{"version":1}`)))
-	if _, err := r.Point(t.Context(), "p"); !errors.Is(err, ErrCorrupt) {
+	if _, err := r.Point(t.Context(), "record"); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("empty record: %v", err)
 	}
 	if _, err := r.Point(t.Context(), "absent"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no record: %v", err)
 	}
+}
+
+func message(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func FuzzDecodeRecord(f *testing.F) {
@@ -308,7 +354,8 @@ func FuzzHeader(f *testing.F) {
 	for _, lines := range [][]string{
 		{headerMagic, `{"version":1,"id":"00112233445566778899aabbccddeeff","suite":"` + suite + `"}`, "00"},
 		{headerMagic, `{"version":7}`, ""},
-		{slotMagic, "{}"},
+		{slotMagic, "{}", ""},
+		{slotMagic, `{"kind":"kms","epoch":0,"wrapped":"AAAA"}`, "00"},
 		{},
 		{headerMagic},
 		{"", "", ""},
@@ -321,16 +368,16 @@ func FuzzHeader(f *testing.F) {
 		if valid { // the checksum needs no key, and a fuzzer does not guess it
 			raw = sum(strings.Split(text, "\n")...)
 		}
-		r := &Repository{}
-		h, err := r.parseHeader(raw)
-		if err == nil && (h.Version != ondisk.Version || fmt.Sprintf("%x", r.id) != strings.ToLower(h.ID)) {
-			t.Fatalf("header %+v of %x", h, r.id)
+		h, err := parseHeader(raw)
+		if err == nil && (h.Version != ondisk.Version || fmt.Sprintf("%x", h.id) != strings.ToLower(h.ID)) {
+			t.Fatalf("header %+v of %x", h, h.id)
 		}
 		if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrFormat) {
 			t.Fatalf("unexpected class of error: %v", err)
 		}
-		if lines, err := unsum(slotMagic, raw, 1); err == nil && len(lines) != 1 {
-			t.Fatalf("lines %q", lines)
+		s, err := parseSlot("key/0123456789abcdef", raw)
+		if err == nil && s.known() && s.Check() != nil || err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("slot %+v: %v", s, err)
 		}
 	})
 }

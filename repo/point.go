@@ -116,7 +116,7 @@ func (r *Repository) fetchObject(ctx context.Context, key string, limit int64) (
 		return nil, nil, err
 	}
 	if plain, err = r.keys.OpenObject(key, raw); err != nil {
-		return nil, nil, corrupt(key, err)
+		return nil, nil, r.unsealed(ctx, err, corrupt(key, err))
 	}
 	return raw, plain, nil
 }

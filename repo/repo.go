@@ -17,6 +17,16 @@
 // entries in path order. Names, sizes and times are encrypted like contents;
 // who can list the bucket sees the number, sizes and times of its objects.
 //
+// # Keys
+//
+// Several keys may open a repository, passphrases and those of key management
+// services: see [Repository.AddKey] and [Repository.RemoveKey]. All of them
+// open the same secrets. Whoever had a key may have kept them, so that removing
+// a key does not take away what it could read; [Repository.RotateKeys] keeps
+// such a person from reading what is written later. It does not keep the holder
+// of an old secret who can still write to the bucket from storing forgeries:
+// take away the credentials for the bucket, too.
+//
 // # Consistency
 //
 // Every object is created once and never overwritten. A recovery point is
@@ -34,8 +44,11 @@
 //
 // # Compatibility
 //
-// The format is experimental (version 0). This package refuses every other
-// version, and a future one may not read what this one wrote.
+// FORMAT.md specifies the format, of which this package reads and writes
+// version 1. Later releases read what this one wrote. A repository that uses
+// what a release does not know says so in its header: such a release refuses to
+// open it, or opens it for reading only, with an error that matches [ErrFormat]
+// and says what to do.
 //
 // # Local cache
 //
@@ -65,6 +78,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -110,6 +124,10 @@ type Repository struct {
 	log    hclog.Logger
 	loader *loader
 	caps   store.Capabilities
+	// readOnly says why nothing may be written, if so.
+	readOnly error
+	// begun is the last epoch that was seen to begin with the secret that we have.
+	begun atomic.Uint32
 	// refreshing holds a token while somebody reads what others have committed.
 	// Two at once could put an older view in place of a newer one.
 	refreshing chan struct{}
@@ -140,18 +158,16 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
-	var root [32]byte
-	_, _ = rand.Read(root[:]) // never fails, see crypto/rand
-	_, _ = rand.Read(r.id[:])
+	_, _ = rand.Read(r.id[:]) // never fails, see crypto/rand
 	caps, err := r.store.Probe(ctx, fmt.Sprintf("probe/%x-", r.id))
 	if err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
 	r.caps = caps
-	if err := r.putSlot(ctx, root, key); err != nil {
+	r.keys = seal.NewKeys(r.id, seal.NewSecret())
+	if _, err := r.putSlot(ctx, r.keys, nil, key.get()); err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
-	r.keys = seal.NewKeys(r.id, root)
 	r.openLocal(opts)
 	// The header makes it a repository, so it comes last.
 	if err := r.putHeader(ctx); err != nil {
@@ -162,7 +178,8 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 
 // Open opens the repository in the bucket. It fails with fs.ErrNotExist if
 // there is none, with ErrKey if no key slot opens, and with ErrFormat if the
-// repository needs another version of this package.
+// repository needs another version of this package. It may succeed where
+// nothing can be written: then all operations that write fail, and say why.
 func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Repository, error) {
 	r := newRepository(bucket, opts)
 	if err := key.check(); err != nil {
@@ -172,11 +189,10 @@ func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	if err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
-	root, err := r.unlock(ctx, key)
-	if err != nil {
+	r.id, r.caps, r.readOnly = h.id, h.Store, h.writable()
+	if err := r.unlock(ctx, key); err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
-	r.keys = seal.NewKeys(r.id, root)
 	if err := h.authenticate(r.keys); err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
@@ -211,7 +227,7 @@ func newRepository(bucket *blob.Bucket, opts *Options) *Repository {
 
 // fresh returns the same repository without anything remembered of its content.
 func (r *Repository) fresh() *Repository {
-	f := &Repository{id: r.id, keys: r.keys, store: r.store, codec: r.codec, log: r.log, caps: r.caps}
+	f := &Repository{id: r.id, keys: r.keys, store: r.store, codec: r.codec, log: r.log, caps: r.caps, readOnly: r.readOnly}
 	f.refreshing = make(chan struct{}, 1)
 	f.local = r.local.fresh()
 	f.loader = newLoader(f, r.loader.limit)

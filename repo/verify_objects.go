@@ -70,6 +70,13 @@ func (v *verifier) checkObjects(ctx context.Context) error {
 	if slots == 0 {
 		v.found(corrupt(ondisk.SlotPrefix, errors.New("there is no key slot")))
 	}
+	missing, err := v.r.missingEpochs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, err := range missing {
+		v.found(err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
 	for _, o := range v.objects {
@@ -164,6 +171,8 @@ func (v *verifier) checkOf(key string) func(context.Context, string) error {
 			_, err := v.r.getSlot(ctx, key)
 			return err
 		}
+	case prefix == ondisk.EpochPrefix:
+		return v.r.verifyEpoch
 	case prefix == ondisk.PointPrefix:
 		return func(ctx context.Context, key string) error {
 			a, err := ondisk.ParseAttempt(strings.TrimPrefix(key, ondisk.PointPrefix))

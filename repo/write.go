@@ -132,6 +132,9 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	if p != nil {
 		return p.clone(), nil
 	}
+	if err := r.writable(ctx); err != nil {
+		return nil, err
+	}
 	w, err := r.newWriter(ctx, at, &opts)
 	if err != nil {
 		return nil, err

@@ -249,7 +249,11 @@ func TestModel(t *testing.T) {
 		half := len(runs) / 2
 		t.Logf("seed %d: %d segments, %d packs, %d chunks", seed, len(runs), len(m.packs), len(m.chunks))
 		for _, tables := range [][]*index.Table{
-			{memory(t, runs...)}, {file(t, runs...)}, each, {file(t, again...)}, {memory(t, again...)},
+			{memory(t, runs...)},
+			{file(t, runs...)},
+			each,
+			{file(t, again...)},
+			{memory(t, again...)},
 			{file(t, runs[:half]...), memory(t, again[half:]...)},
 			{file(t, append(slices.Clone(runs), again...)...)},
 		} {

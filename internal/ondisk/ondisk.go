@@ -27,7 +27,7 @@ const (
 	MaxRecord      = 4 << 20   // plaintext of a recovery point or session record
 	MaxHeader      = 64 << 10  // the public header, and a key slot
 	MaxSlots       = 64        // key slots
-	MaxEpoch       = 1023      // number of the newest data-key epoch
+	MaxEpoch       = 511       // number of the newest data-key epoch
 	MaxNode        = 4 << 20   // a tree node
 	MaxTreeHeight  = 8         // levels of a tree
 	MaxName        = 255       // one path component, bytes

@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/zeebo/blake3"
 
@@ -87,38 +88,29 @@ type DataKey struct {
 // print as "[redacted]".
 type Keys struct {
 	repo    [16]byte
+	epochs  atomic.Pointer[epochs]
+	hashers sync.Pool
+}
+
+// epochs are immutable.
+type epochs struct {
 	secrets []Secret // by epoch
-	chunkID hasher
-}
-
-// hasher is a pool of hashers with one key.
-type hasher struct{ pool sync.Pool }
-
-func (h *hasher) init(key []byte) {
-	h.pool.New = func() any {
-		b, err := blake3.NewKeyed(key)
-		if err != nil {
-			panic(err) // the key has 32 bytes
-		}
-		return b
-	}
-}
-
-func (h *hasher) sum(out []byte, parts ...[]byte) {
-	b := h.pool.Get().(*blake3.Hasher) // our own pool
-	b.Reset()
-	for _, p := range parts {
-		_, _ = b.Write(p) // cannot fail
-	}
-	_, _ = b.Digest().Read(out) // cannot fail
-	h.pool.Put(b)
+	newest  uint32   // epoch that seals
 }
 
 // NewKeys derives the keys of the repository from the secrets of its epochs, 0
 // to the newest.
 func NewKeys(repo [16]byte, secrets ...Secret) *Keys {
-	k := &Keys{repo: repo, secrets: secrets}
-	k.chunkID.init(k.derive("chunk id", 32))
+	k := &Keys{repo: repo}
+	k.epochs.Store(&epochs{secrets: secrets, newest: uint32(len(secrets) - 1)}) // at most ondisk.MaxEpoch
+	id := k.derive("chunk id", 32)
+	k.hashers.New = func() any {
+		h, err := blake3.NewKeyed(id)
+		if err != nil {
+			panic(err) // the key has 32 bytes
+		}
+		return h
+	}
 	return k
 }
 
@@ -129,20 +121,21 @@ func (k *Keys) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 // MarshalText implements encoding.TextMarshaler.
 func (k *Keys) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// Epoch returns the number of the newest epoch.
-func (k *Keys) Epoch() uint32 { return uint32(len(k.secrets) - 1) } // at most ondisk.MaxEpoch
+// Epoch returns the number of the epoch that seals.
+func (k *Keys) Epoch() uint32 { return k.epochs.Load().newest }
 
 // secret returns the secret of an epoch.
 func (k *Keys) secret(epoch uint32) (*Secret, error) {
-	if int64(epoch) >= int64(len(k.secrets)) {
+	secrets := k.epochs.Load().secrets
+	if int64(epoch) >= int64(len(secrets)) {
 		return nil, fmt.Errorf("%w: epoch %d", ErrEpoch, epoch)
 	}
-	return &k.secrets[epoch], nil
+	return &secrets[epoch], nil
 }
 
 // derive returns an identity key, which no rotation changes.
 func (k *Keys) derive(label string, size int) []byte {
-	return k.secrets[0].derive(k.repo, label, nil, size)
+	return k.epochs.Load().secrets[0].derive(k.repo, label, nil, size)
 }
 
 // ChunkTable returns size secret bytes that key the boundaries of chunks.
@@ -156,8 +149,14 @@ func (k *Keys) NodeSeed() uint64 {
 // ChunkID returns the id of a chunk of this kind and plaintext. The kind counts,
 // since a tenant can guess the nodes of a simple tree: a file with such content
 // must not be mistaken for the node, nor take its place in the index.
-func (k *Keys) ChunkID(kind ondisk.Kind, plain []byte) (id ondisk.ID) {
-	k.chunkID.sum(id[:], plain, []byte{byte(kind)})
+func (k *Keys) ChunkID(kind ondisk.Kind, plain []byte) ondisk.ID {
+	h := k.hashers.Get().(*blake3.Hasher) // our own pool
+	h.Reset()
+	_, _ = h.Write(plain)              // cannot fail
+	_, _ = h.Write([]byte{byte(kind)}) // cannot fail
+	var id ondisk.ID
+	h.Sum(id[:0])
+	k.hashers.Put(h)
 	return id
 }
 
@@ -294,10 +293,14 @@ func (k *Keys) OpenObject(key string, sealed []byte) ([]byte, error) {
 		return nil, err
 	}
 	out, err := a.Open(nil, nil, sealed[n:], k.objectAAD(dk.Epoch, key))
-	if err != nil {
+	switch {
+	case err == nil:
+		return out, nil
+	case dk.Epoch > k.Epoch(): // the secret that we have may not be that of the epoch
+		return nil, fmt.Errorf("%w: epoch %d", ErrEpoch, dk.Epoch)
+	default:
 		return nil, ErrAuth
 	}
-	return out, nil
 }
 
 func (k *Keys) objectAAD(epoch uint32, key string) []byte {

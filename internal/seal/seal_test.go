@@ -165,113 +165,22 @@ func TestKeysAreRedacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := string(text)
+	for _, v := range []any{root, &root} {
+		text, err := json.Marshal(map[string]any{"secret": v})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all += string(text)
+	}
+	_, err = k.Chunks(seal.DataKey{Epoch: 7})
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-		all += fmt.Sprintf(verb, k)
+		for _, v := range []any{k, struct{ k *seal.Keys }{k}, root, &root, k.Next(), chunks(t, k, seal.Salt{}), err} {
+			all += fmt.Sprintf(verb, v)
+		}
 	}
 	for _, secret := range []string{"0123456789", "3031323334", "48 49 50", "0x30"} {
 		if strings.Contains(all, secret) {
 			t.Errorf("%q in %s", secret, all)
 		}
 	}
-}
-
-var cheap = seal.KDF{Time: 1, Memory: 8, Threads: 1}
-
-func TestSlot(t *testing.T) {
-	root := [32]byte{1, 2, 3}
-	pass := []byte("passphrase")
-	slot, err := seal.WrapRoot(root, repoA, "key/1", pass, cheap)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := slot.UnwrapRoot(repoA, "key/1", pass); err != nil || got != root {
-		t.Fatalf("got %x, %v", got, err)
-	}
-	for name, open := range map[string]func() ([32]byte, error){
-		"passphrase":       func() ([32]byte, error) { return slot.UnwrapRoot(repoA, "key/1", []byte("passphrasf")) },
-		"empty passphrase": func() ([32]byte, error) { return slot.UnwrapRoot(repoA, "key/1", nil) },
-		"repository":       func() ([32]byte, error) { return slot.UnwrapRoot(repoB, "key/1", pass) },
-		"name":             func() ([32]byte, error) { return slot.UnwrapRoot(repoA, "key/2", pass) },
-		"passes":           func() ([32]byte, error) { s := slot; s.KDF.Time++; return s.UnwrapRoot(repoA, "key/1", pass) },
-		"memory":           func() ([32]byte, error) { s := slot; s.KDF.Memory++; return s.UnwrapRoot(repoA, "key/1", pass) },
-		"check": func() ([32]byte, error) {
-			s := slot
-			s.Commit = make([]byte, 32)
-			return s.UnwrapRoot(repoA, "key/1", pass)
-		},
-		"no check": func() ([32]byte, error) { s := slot; s.Commit = nil; return s.UnwrapRoot(repoA, "key/1", pass) },
-	} {
-		if got, err := open(); !errors.Is(err, seal.ErrPassphrase) || got != [32]byte{} {
-			t.Errorf("another %s: %x, %v", name, got, err)
-		}
-	}
-	for i := range slot.Wrapped {
-		s := slot
-		s.Wrapped = bytes.Clone(slot.Wrapped)
-		s.Wrapped[i] ^= 1
-		if _, err := s.UnwrapRoot(repoA, "key/1", pass); !errors.Is(err, seal.ErrPassphrase) {
-			t.Errorf("byte %d changed: %v", i, err)
-		}
-		s.Wrapped = slot.Wrapped[:i]
-		if _, err := s.UnwrapRoot(repoA, "key/1", pass); err == nil {
-			t.Errorf("%d bytes are enough", i)
-		}
-	}
-	again, err := seal.WrapRoot(root, repoA, "key/1", pass, cheap)
-	if err != nil || bytes.Equal(again.Salt, slot.Salt) || bytes.Equal(again.Wrapped, slot.Wrapped) {
-		t.Errorf("two slots are alike: %v", err)
-	}
-}
-
-// TestKDFBounds checks that a forged slot cannot make us work, or panic.
-func TestKDFBounds(t *testing.T) {
-	for _, p := range []seal.KDF{
-		{},
-		{Time: 0, Memory: 8, Threads: 1},
-		{Time: 17, Memory: 8, Threads: 1},
-		{Time: 1, Memory: 7, Threads: 1},
-		{Time: 1, Memory: 1<<20 + 1, Threads: 1},
-		{Time: 1, Memory: 8, Threads: 0},
-		{Time: 1, Memory: 1024, Threads: 17},
-		{Time: 1, Memory: 15, Threads: 2},
-		{Time: 1<<32 - 1, Memory: 1<<32 - 1, Threads: 255},
-	} {
-		if p.Check() == nil {
-			t.Errorf("%+v is within bounds", p)
-		}
-		if _, err := seal.WrapRoot([32]byte{}, repoA, "key/1", []byte("p"), p); err == nil {
-			t.Errorf("%+v wraps", p)
-		}
-		if _, err := (seal.Slot{KDF: p, Salt: make([]byte, 16), Wrapped: make([]byte, 60)}).UnwrapRoot(repoA, "key/1", []byte("p")); err == nil || errors.Is(err, seal.ErrPassphrase) {
-			t.Errorf("%+v unwraps: %v", p, err)
-		}
-	}
-	if err := seal.DefaultKDF().Check(); err != nil {
-		t.Error(err)
-	}
-}
-
-// FuzzSlot parses slots as Open does. What does not fit the bounds of the test
-// is not worth its time.
-func FuzzSlot(f *testing.F) {
-	good, err := seal.WrapRoot([32]byte{1}, repoA, "key/1", []byte("p"), cheap)
-	if err != nil {
-		f.Fatal(err)
-	}
-	line, err := json.Marshal(good)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(line)
-	f.Add([]byte(`{"argon2id":{"time":1,"memory":8,"threads":1},"salt":"","wrapped":""}`))
-	f.Add([]byte(`{"argon2id":{"time":4294967295,"memory":4294967295,"threads":255}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var s seal.Slot
-		if json.Unmarshal(b, &s) != nil || s.KDF.Time > 2 || s.KDF.Memory > 64 && s.KDF.Check() == nil {
-			return
-		}
-		if root, err := s.UnwrapRoot(repoA, "key/1", []byte("p")); err == nil && root != [32]byte{1} {
-			t.Fatalf("a forged slot opens: %s", b)
-		}
-	})
 }
