@@ -106,6 +106,13 @@ func (w *Writer) newPager(ctx context.Context) *pager {
 // has under its path, or nil.
 func (p *pager) begin(old *ondisk.Entry, size int64) {
 	p.close()
+	if old != nil && !p.w.trusted {
+		// If a part of it is lost, all of it is cut like a new file: so what was
+		// cut like this before is stored as it was, for the points that lack it.
+		if ok, err := p.w.intact(p.ctx, old); !ok || err != nil {
+			old = nil
+		}
+	}
 	p.old = p.w.newAncestor(p.ctx, old)
 	put := p.w.putNode(ondisk.KindExtent)
 	p.out.x = &extents{seed: p.w.cut, put: put}

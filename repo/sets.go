@@ -77,18 +77,27 @@ const maxRounds = 100
 // readSet returns the objects of a set by their keys. One that is gone since
 // it was listed was merged into another one, which a new listing shows.
 func readSet[T any](ctx context.Context, r *Repository, prefix string, c *setCache[T], decode func([]byte) (T, error)) (map[string]T, error) {
+	missed := map[string]bool{} // listed, and not found
 	for range maxRounds {
 		var keys []string
+		var lies []error
 		for o, err := range r.store.List(ctx, prefix) {
 			if err != nil {
 				return nil, err
 			}
-			if _, _, ok := parseSetKey(prefix, o.Key); ok {
+			_, _, ok := parseSetKey(prefix, o.Key)
+			switch {
+			case ok && missed[o.Key]: // what is gone does not come back: the store lies
+				lies = append(lies, corrupt(o.Key, errors.New("the store lists the object, but does not have it")))
+			case ok:
 				keys = append(keys, o.Key)
 			}
 		}
-		parts, err := readParts(ctx, r, keys, c, decode)
+		parts, err := readParts(ctx, r, keys, missed, c, decode)
 		if !errors.Is(err, fs.ErrNotExist) {
+			if parts != nil {
+				err = errors.Join(append(lies, err)...)
+			}
 			return parts, err
 		}
 	}
@@ -96,7 +105,8 @@ func readSet[T any](ctx context.Context, r *Repository, prefix string, c *setCac
 }
 
 // readParts reads the objects that are not known yet. Damage does not stop it.
-func readParts[T any](ctx context.Context, r *Repository, keys []string, c *setCache[T], decode func([]byte) (T, error)) (map[string]T, error) {
+// Those that are gone are added to missed.
+func readParts[T any](ctx context.Context, r *Repository, keys []string, missed map[string]bool, c *setCache[T], decode func([]byte) (T, error)) (map[string]T, error) {
 	c.mu.Lock()
 	known := c.parts
 	c.mu.Unlock()
@@ -124,6 +134,8 @@ func readParts[T any](ctx context.Context, r *Repository, keys []string, c *setC
 			case errors.Is(err, ErrCorrupt):
 				damage = append(damage, err)
 				err = nil
+			case errors.Is(err, fs.ErrNotExist):
+				missed[key] = true
 			}
 			return err
 		})

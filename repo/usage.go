@@ -19,8 +19,10 @@ type Usage struct {
 	Bytes   int64 `json:"bytes"`
 	Objects int64 `json:"objects"`
 	Packs   int64 `json:"packs"`
-	Chunks  int64 `json:"chunks"`
-	Stored  int64 `json:"bytes_stored"` // size of all objects
+	// Sessions counts those on record: at work, or died and not collected yet.
+	Sessions int64 `json:"sessions"`
+	Chunks   int64 `json:"chunks"`
+	Stored   int64 `json:"bytes_stored"` // size of all objects
 }
 
 // Usage counts the points and objects. It reads metadata only. Damaged
@@ -42,8 +44,11 @@ func (r *Repository) Usage(ctx context.Context) (*Usage, error) {
 		}
 		u.Objects++
 		u.Stored += o.Size
-		if strings.HasPrefix(o.Key, ondisk.PackPrefix) {
+		switch {
+		case strings.HasPrefix(o.Key, ondisk.PackPrefix):
 			u.Packs++
+		case strings.HasPrefix(o.Key, ondisk.SessionPrefix):
+			u.Sessions++
 		}
 	}
 	return u, nil

@@ -134,6 +134,7 @@ func (r *Repository) Verify(ctx context.Context, opts *VerifyOptions) (*VerifyRe
 type verifier struct {
 	r    *Repository
 	opts VerifyOptions
+	dry  bool // leave no note of what was read
 
 	// What the listings and the small objects say.
 	objects   []store.Object // all but packs

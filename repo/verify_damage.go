@@ -70,11 +70,16 @@ func (v *verifier) forgive() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	clear(v.mu.affected)
-	maps.DeleteFunc(v.mu.known, func(_ damageKey, f *finding) bool { return f.passing })
-	v.mu.list = slices.DeleteFunc(v.mu.list, func(f *finding) bool { return f.passing })
+	v.discard(func(f *finding) bool { return f.passing })
 	for _, f := range v.mu.list {
 		f.affects, f.more = nil, 0
 	}
+}
+
+// discard takes findings back. The caller holds the lock.
+func (v *verifier) discard(which func(*finding) bool) {
+	maps.DeleteFunc(v.mu.known, func(_ damageKey, f *finding) bool { return which(f) })
+	v.mu.list = slices.DeleteFunc(v.mu.list, which)
 }
 
 // place is what damage can affect.

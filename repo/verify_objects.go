@@ -15,6 +15,7 @@ import (
 
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/store"
 )
 
 // verifiers bounds how many packs are in memory at once.
@@ -197,10 +198,23 @@ func (v *verifier) checkOf(key string) func(context.Context, string) error {
 			return err
 		}
 	case prefix == ondisk.SessionPrefix:
-		return sealed(ondisk.MaxRecord)
+		return func(ctx context.Context, key string) error {
+			_, err := v.r.fetchSession(ctx, store.Object{Key: key})
+			return err
+		}
+	case prefix == ondisk.ClosedPrefix:
+		return func(ctx context.Context, key string) error {
+			_, err := readPart(ctx, v.r, key, ondisk.DecodeAttemptSet)
+			return err
+		}
+	case prefix == ondisk.CondemnPrefix:
+		return func(ctx context.Context, key string) error {
+			_, err := readPart(ctx, v.r, key, ondisk.DecodePackSet)
+			return err
+		}
 	case prefix == ondisk.ForgetPrefix || prefix == ondisk.HoldPrefix:
 		return sealed(ondisk.MaxHeader)
-	case prefix == ondisk.ClosedPrefix || prefix == ondisk.CondemnPrefix || prefix == ondisk.ResumePrefix || prefix == ondisk.LedgerPrefix:
+	case prefix == ondisk.ResumePrefix || prefix == ondisk.LedgerPrefix:
 		return sealed(ondisk.MaxSet)
 	default:
 		return nil

@@ -132,7 +132,9 @@ func (v *verifier) readPacks(ctx context.Context) error {
 		budget = stored/budgetShare + 1
 	}
 	due := ledger.due(sizes, budget, randomPack())
-	defer func() { v.r.writeLedger(ctx, ledger, old) }() // also what was read before an error
+	if !v.dry {
+		defer func() { v.r.writeLedger(ctx, ledger, old) }() // also what was read before an error
+	}
 	if v.opts.Level == VerifyFull {
 		for ref, info := range v.packs {
 			if info.listed && v.condemned.Has(ref) { // something may still need it

@@ -122,37 +122,68 @@ func (b *Builder) Finish(keys *seal.Keys, key string) []byte {
 // Parse reads the data key and the footer of a whole pack that was stored under
 // key. The entries describe every byte between header and footer.
 func Parse(keys *seal.Keys, key string, data []byte) (seal.DataKey, []Entry, error) {
-	var dk seal.DataKey
-	bad := func(what string) (seal.DataKey, []Entry, error) {
-		return dk, nil, fmt.Errorf("%w: %s", ErrMalformed, what)
+	plain, start, _, err := footer(keys, key, data, int64(len(data)))
+	if err == nil && !bytes.HasPrefix(data, append([]byte(magic), plain[:keySize]...)) {
+		err = fmt.Errorf("%w: header and footer disagree", ErrMalformed)
 	}
-	if len(data) < header+trailer || len(data) > ondisk.MaxPack {
+	if err != nil {
+		return seal.DataKey{}, nil, err
+	}
+	return parseFooter(plain, start)
+}
+
+// ParseTail does so with the last bytes of a pack of this size. If they do not
+// hold the whole footer, it returns how many it takes, and otherwise 0.
+func ParseTail(keys *seal.Keys, key string, tail []byte, size int64) (dk seal.DataKey, entries []Entry, need int64, err error) {
+	plain, start, need, err := footer(keys, key, tail, size)
+	if err != nil || need > 0 {
+		return dk, nil, need, err
+	}
+	dk, entries, err = parseFooter(plain, start)
+	return dk, entries, 0, err
+}
+
+// footer opens the footer and returns where it begins, or how long the tail
+// must be.
+func footer(keys *seal.Keys, key string, tail []byte, size int64) (plain []byte, start, need int64, err error) {
+	bad := func(what string) ([]byte, int64, int64, error) {
+		return nil, 0, 0, fmt.Errorf("%w: %s", ErrMalformed, what)
+	}
+	if size < int64(header+trailer) || size > ondisk.MaxPack || int64(len(tail)) > size {
 		return bad("size")
 	}
-	tail := data[len(data)-trailer:]
-	if string(data[:len(magic)]) != magic || string(tail[4:]) != magic {
+	if len(tail) < trailer {
+		return nil, 0, int64(trailer), nil
+	}
+	end := len(tail) - trailer
+	if string(tail[end+4:]) != magic {
 		return bad("magic")
 	}
-	size := int64(binary.LittleEndian.Uint32(tail))
-	start := int64(len(data)-trailer) - size
-	if start < int64(header) || size > ondisk.MaxFooter {
+	length := int64(binary.LittleEndian.Uint32(tail[end:]))
+	start = size - int64(trailer) - length
+	if start < int64(header) || length > ondisk.MaxFooter {
 		return bad("footer length")
 	}
-	plain, err := keys.OpenObject(key, data[start:len(data)-trailer])
-	if err != nil {
-		return dk, nil, fmt.Errorf("footer: %w", err)
+	if length > int64(end) {
+		return nil, 0, length + int64(trailer), nil
 	}
-	ref := data[len(magic):header]
-	if !bytes.HasPrefix(plain, ref) {
-		return bad("header and footer disagree")
+	if plain, err = keys.OpenObject(key, tail[end-int(length):end]); err != nil {
+		return nil, 0, 0, fmt.Errorf("footer: %w", err)
 	}
-	if ref[0] != keyOfEpoch {
-		return dk, nil, fmt.Errorf("%w: %d", ErrKeyReference, ref[0])
+	if len(plain) < keySize {
+		return bad("footer")
 	}
-	dk.Epoch = binary.LittleEndian.Uint32(ref[1:])
-	copy(dk.Salt[:], ref[5:])
-	entries, err := decodeFooter(plain[keySize:])
-	if err != nil {
+	return plain, start, 0, nil
+}
+
+// parseFooter decodes a footer that begins at start.
+func parseFooter(plain []byte, start int64) (dk seal.DataKey, entries []Entry, err error) {
+	if plain[0] != keyOfEpoch {
+		return dk, nil, fmt.Errorf("%w: %d", ErrKeyReference, plain[0])
+	}
+	dk.Epoch = binary.LittleEndian.Uint32(plain[1:])
+	copy(dk.Salt[:], plain[5:])
+	if entries, err = decodeFooter(plain[keySize:]); err != nil {
 		return dk, nil, err
 	}
 	end := int64(header)
@@ -160,7 +191,7 @@ func Parse(keys *seal.Keys, key string, data []byte) (seal.DataKey, []Entry, err
 		end = int64(entries[n-1].Offset) + int64(entries[n-1].Sealed)
 	}
 	if end != start {
-		return bad("chunks do not fill the pack")
+		return dk, nil, fmt.Errorf("%w: chunks do not fill the pack", ErrMalformed)
 	}
 	return dk, entries, nil
 }
