@@ -108,8 +108,11 @@
 //
 // Needed is what live points refer to, and what dead ones do that an unresolved
 // session pins. Of the latter, chunks may be missing, since a session that came
-// too late will drop its parent: only a missing chunk of a live point is damage,
-// and only if it still is when everything has been read again.
+// too late will drop its parent: only a missing chunk of a live point is damage.
+// And only if, read once more after the packs, the index names no pack that the
+// mark did not know and closed has not grown: else the chunk was moved, or the
+// point died, and the mark starts again. Whoever deletes the old copy has put the
+// segment of the new one before.
 //
 // Closed before sessions before points: a parent that the mark takes for dead is
 // pinned by a session that it sees, or the session has committed, and its point
@@ -178,6 +181,7 @@
 //	fenceUnconfirmed            11 in 60000     216  S
 //	markerUnconfirmed           20 in  1048      14  S
 //	waitIgnored                 20 in 27051    1174  S
+//	alarmAtOnce                 20 in   581      76
 //	noSecondMark                20 in    69       1
 //	closedReadLast               1 in 60000   29125  S
 //	closedReadOnce               0 in 60000          S, with foldFirst

@@ -22,7 +22,6 @@ func (v *view) good() uint64 { return v.packs & v.named &^ v.bad }
 // dead, then the sessions that pin, then the points, and then again who is dead.
 func (a *actor) mark() view {
 	var v view
-	lacks := 0
 	for range 8 {
 		v = view{}
 		if !a.roots(&v) {
@@ -38,13 +37,25 @@ func (a *actor) mark() view {
 		if v.live&^a.s.chunksOf(v.packs&v.named) == 0 {
 			return v
 		}
-		if lacks++; lacks == 3 {
+		if a.quiet(&v) {
 			a.s.stats.alarms++
+			a.s.violate("P7: an alarm of damage without damage")
 			break
 		}
+		a.s.stats.restarts++
 	}
 	v.damaged = true // or too much happens: another run will do
 	return v
+}
+
+// quiet returns whether nothing happened since the mark began that explains why a
+// chunk is not where the index said: that it was moved, and a segment names the
+// new place, or that its point died.
+func (a *actor) quiet(v *view) bool {
+	if a.s.mutant(alarmAtOnce) {
+		return true
+	}
+	return a.readSet(index).all&^v.named == 0 && a.readDead() == v.dead
 }
 
 // roots reads what is live. It returns false if a point died meanwhile.

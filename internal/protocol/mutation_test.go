@@ -41,6 +41,7 @@ const (
 	fenceUnconfirmed         // C5 does not wait for the answer to a fence
 	markerUnconfirmed        // C4 does not wait for the answer to a marker
 	waitIgnored              // a marker is ripe though a session is young
+	alarmAtOnce              // a mark takes what is missing for damage, whatever happened meanwhile
 	noSecondMark             // C5 does not mark again
 	closedReadLast           // the mark reads closed after the points
 	closedReadOnce           // the mark does not read closed again after the points

@@ -38,6 +38,7 @@ var verdicts = [mutationCount]verdict{
 	fenceUnconfirmed:         {"fenceUnconfirmed", 266, ""},
 	markerUnconfirmed:        {"markerUnconfirmed", 68, ""},
 	waitIgnored:              {"waitIgnored", 0, ""},
+	alarmAtOnce:              {"alarmAtOnce", 300, ""},
 	noSecondMark:             {"noSecondMark", 42, ""},
 	closedReadLast:           {"closedReadLast", 0, ""},
 	closedReadOnce:           {"closedReadOnce", 0, ""},
