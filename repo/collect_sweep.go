@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 
 	"github.com/stillpoint-go/protect/internal/index"
@@ -220,32 +221,35 @@ func (c *collector) sort(s *scanned) {
 
 // deletePacks deletes the packs that may be deleted and are not needed.
 func (c *collector) deletePacks(ctx context.Context, s *scanned, deletable *ondisk.PackSet) error {
-	var keys []string
-	total := len(s.packs)
-	for ref, o := range s.packs {
-		if !s.condemned.Has(ref) {
-			continue
-		}
+	var doomed []store.Object
+	for _, ref := range slices.SortedFunc(maps.Keys(s.packs), comparePacks) {
+		o := s.packs[ref]
 		switch {
+		case !s.condemned.Has(ref):
 		case !deletable.Has(ref):
 			c.note(o.Key, "keep", "condemned; sessions that may refer to it are at work", o.Size)
+			c.rep.Remaining++
 		case s.keep[ref]:
 			c.note(o.Key, "keep", "condemned; something that is needed could not be copied", o.Size)
+			c.rep.Remaining++
 		default:
-			keys = append(keys, o.Key)
-			c.rep.Freed += o.Size
-			c.note(o.Key, "delete", "condemned, and not needed", o.Size)
-			continue
+			doomed = append(doomed, o)
 		}
-		c.rep.Remaining++
 	}
-	c.r.log.Debug("deleting packs", "packs", len(keys), "of", total)
-	for done, part := range slices.Collect(slices.Chunk(keys, deletePart)) {
-		if err := c.remove(ctx, part); err != nil {
+	for part := range slices.Chunk(doomed, deletePart) {
+		var keys []string
+		for _, o := range part {
+			keys = append(keys, o.Key)
+		}
+		if err := c.remove(ctx, keys); err != nil {
 			return err
 		}
-		c.rep.Deleted += len(part)
-		c.o.Progress("delete", int64(min((done+1)*deletePart, len(keys))), int64(len(keys)))
+		for _, o := range part {
+			c.note(o.Key, "delete", "condemned, and not needed", o.Size)
+			c.rep.Deleted++
+			c.rep.Freed += o.Size
+		}
+		c.o.Progress("delete", int64(c.rep.Deleted), int64(len(doomed)))
 	}
 	return nil
 }
