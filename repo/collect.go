@@ -133,7 +133,7 @@ type collector struct {
 	// changed says that the run stored or deleted something, so that the state
 	// that it began with is not the one that it leaves.
 	changed bool
-	damaged bool // it met damage
+	later   bool // there may be more to do though nothing changes
 	rescued bool // everything that is needed is in packs that stay
 }
 

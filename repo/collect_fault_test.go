@@ -248,6 +248,46 @@ func TestCollectKnownDamage(t *testing.T) {
 	settled(t, world, all)
 }
 
+// TestCollectRescueFails cannot copy a chunk out of a condemned pack: the pack
+// stays as long as a point needs it, and the rest goes its way.
+func TestCollectRescueFails(t *testing.T) {
+	world, r := newWorld(t)
+	p := store(t, r, "a-1", 1, 2)
+	store(t, r, "z-1", 9)
+	if err := errors.Join(r.Forget(t.Context(), "z-1"), r.Condemn(t.Context(), p, false)); err != nil {
+		t.Fatal(err)
+	}
+	bad := ""
+	for key, data := range world.Objects() {
+		if strings.HasPrefix(key, "pack/") && len(data) > 8000 {
+			bad = key
+			world.Flip(key, 8*200) // in the first chunk
+		}
+	}
+	for i := range 2 {
+		rep := collect(t, world, all)
+		damaged := slices.ContainsFunc(rep.Items, func(i repo.CollectItem) bool { return i.Action == "damaged" && i.Object == bad })
+		if rep.Remaining != 1 || rep.Idle || !damaged {
+			t.Errorf("run %d: %+v", i, rep)
+		}
+	}
+	if packs(world) != 3 || world.Objects()[bad] == nil {
+		t.Errorf("packs: %v", world.Keys())
+	}
+	p, err := reopen(t, world.Bucket()).Point(t.Context(), "a-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readAll(t.Context(), r, p); !errors.Is(err, repo.ErrCorrupt) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := r.Forget(t.Context(), "a-1"); err != nil {
+		t.Fatal(err)
+	}
+	settled(t, world, all)
+	intact(t, reopen(t, world.Bucket()), nil)
+}
+
 // TestCollectUnsupported refuses to delete where the store cannot decide who
 // was first.
 func TestCollectUnsupported(t *testing.T) {

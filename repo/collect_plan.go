@@ -105,6 +105,7 @@ func (c *collector) plan(condemned *ondisk.PackSet) *plan {
 		case u == nil && len(c.cat.damage) > 0:
 			c.note(o.Key, "keep", "the index does not know it, and parts of the index are damaged", o.Size)
 		case u == nil && !c.old(o.ModTime):
+			c.later = true
 			c.note(o.Key, "keep", "the index does not know it yet", o.Size)
 		case u == nil:
 			c.note(o.Key, "condemn", fmt.Sprintf("left by session %x, which did not come to index it", ref.Session), o.Size)
@@ -128,6 +129,12 @@ func (c *collector) plan(condemned *ondisk.PackSet) *plan {
 // to be rewritten are copied before that, so that a session which begins in
 // between does not have to store them again.
 func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSet) error {
+	for key, err := range c.cat.damage {
+		c.harm(key, err)
+	}
+	if err := c.tellTime(ctx); err != nil {
+		return err
+	}
 	p := c.plan(condemned)
 	if n := len(p.garbage); float64(n) > c.o.MaxDelete*float64(len(c.world.packs)) {
 		return c.refuse(n)
@@ -163,13 +170,26 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 	return c.r.condemn(ctx, ondisk.Garbage, refs...)
 }
 
-// harm reports damage that was met.
-func (c *collector) harm(err error) {
-	c.damaged = true
-	c.r.log.Warn("a chunk is damaged", "error", err)
-	object := ""
-	if e, ok := err.(*CorruptError); ok { //nolint:errorlint // made here
-		object = e.Object
+// tellTime asks for the time if that may decide about a pack: one that the index
+// does not know may be about to be indexed, or was left by a collector that died.
+func (c *collector) tellTime(ctx context.Context) error {
+	known := map[ondisk.PackRef]bool{}
+	for _, refs := range c.cat.packs {
+		for _, ref := range refs {
+			known[ref] = true
+		}
 	}
+	for ref, o := range c.world.packs {
+		if !known[ref] && !c.old(o.ModTime) && !c.o.DryRun {
+			return c.clock(ctx)
+		}
+	}
+	return nil
+}
+
+// harm reports damage that was met.
+func (c *collector) harm(object string, err error) {
+	c.later = true
+	c.r.log.Warn("an object is damaged", "error", err)
 	c.note(object, "damaged", err.Error(), 0)
 }

@@ -153,7 +153,7 @@ func (c *collector) old(t time.Time) bool {
 // remember leaves word for the next run that there is nothing to do in exactly
 // this state, if that is so.
 func (c *collector) remember(ctx context.Context) error {
-	if c.changed || c.damaged || c.rep.Open > 0 {
+	if c.changed || c.later || c.rep.Open > 0 {
 		return nil
 	}
 	if _, err := c.r.create(ctx, c.world.state, nil); err != nil {

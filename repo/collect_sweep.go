@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 
 	"github.com/stillpoint-go/protect/internal/index"
@@ -140,9 +141,26 @@ type scanned struct {
 	lost      map[ondisk.ID]ondisk.PackRef // needed, and nowhere; and where they were
 }
 
-// scan reads everything again, in the order: what is needed, where it is said
-// to be, what is condemned, what is there.
+// scan reads everything again. Only if something that is needed is still missing
+// when it has done so twice, that is damage, and not another collector at work.
 func (c *collector) scan(ctx context.Context) (*scanned, error) {
+	for again := false; ; again = true {
+		s, err := c.scanOnce(ctx)
+		if err != nil || len(s.lost) == 0 {
+			return s, err
+		}
+		if again {
+			for id, ref := range s.lost {
+				return nil, &CorruptError{Object: ref.Key(), Chunk: id.String(), Err: errors.New("the pack is missing, and a recovery point needs it; nothing was deleted")}
+			}
+		}
+	}
+}
+
+// scanOnce reads, in this order: what is needed, where it is said to be, what is
+// condemned, what is there.
+func (c *collector) scanOnce(ctx context.Context) (*scanned, error) {
+	vanished := errors.New("the store listed it, and lists it no more; nothing was deleted")
 	before := c.view
 	var err error
 	if c.view, err = c.r.look(ctx); err != nil {
@@ -153,38 +171,26 @@ func (c *collector) scan(ctx context.Context) (*scanned, error) {
 	}
 	for a := range before.live() {
 		if c.view.points[a] == nil && !c.view.closed.Has(a) {
-			return nil, corrupt(a.Key(), errors.New("the store listed it, and lists it no more; nothing was deleted"))
+			return nil, corrupt(a.Key(), vanished)
 		}
 	}
-	for again := false; ; again = true {
-		if err := c.mark(ctx); err != nil {
-			return nil, err
-		}
-		s := &scanned{}
-		if s.condemned, err = c.r.readCondemned(ctx); err != nil {
-			return nil, err
-		}
-		if s.packs, err = c.r.listPacks(ctx); err != nil {
-			return nil, err
-		}
-		for ref, o := range c.world.packs {
-			if _, there := s.packs[ref]; !there && !s.condemned.Has(ref) {
-				return nil, corrupt(o.Key, errors.New("the store listed it, and lists it no more; nothing was deleted"))
-			}
-		}
-		c.sort(s)
-		if err := c.cat.check(); err != nil {
-			return nil, err
-		}
-		if len(s.lost) == 0 {
-			return s, nil
-		}
-		if again {
-			for id, ref := range s.lost {
-				return nil, &CorruptError{Object: ref.Key(), Chunk: id.String(), Err: errors.New("the pack is missing, and a recovery point needs it; nothing was deleted")}
-			}
+	if err := c.mark(ctx); err != nil {
+		return nil, err
+	}
+	s := &scanned{}
+	if s.condemned, err = c.r.readCondemned(ctx); err != nil {
+		return nil, err
+	}
+	if s.packs, err = c.r.listPacks(ctx); err != nil {
+		return nil, err
+	}
+	for ref, o := range c.world.packs {
+		if _, there := s.packs[ref]; !there && !s.condemned.Has(ref) {
+			return nil, corrupt(o.Key, vanished)
 		}
 	}
+	c.sort(s)
+	return s, c.cat.check()
 }
 
 // sort finds the chunks that are needed and have no good copy.
@@ -220,32 +226,35 @@ func (c *collector) sort(s *scanned) {
 
 // deletePacks deletes the packs that may be deleted and are not needed.
 func (c *collector) deletePacks(ctx context.Context, s *scanned, deletable *ondisk.PackSet) error {
-	var keys []string
-	total := len(s.packs)
-	for ref, o := range s.packs {
-		if !s.condemned.Has(ref) {
-			continue
-		}
+	var doomed []store.Object
+	for _, ref := range slices.SortedFunc(maps.Keys(s.packs), comparePacks) {
+		o := s.packs[ref]
 		switch {
+		case !s.condemned.Has(ref):
 		case !deletable.Has(ref):
 			c.note(o.Key, "keep", "condemned; sessions that may refer to it are at work", o.Size)
+			c.rep.Remaining++
 		case s.keep[ref]:
 			c.note(o.Key, "keep", "condemned; something that is needed could not be copied", o.Size)
+			c.rep.Remaining++
 		default:
-			keys = append(keys, o.Key)
-			c.rep.Freed += o.Size
-			c.note(o.Key, "delete", "condemned, and not needed", o.Size)
-			continue
+			doomed = append(doomed, o)
 		}
-		c.rep.Remaining++
 	}
-	c.r.log.Debug("deleting packs", "packs", len(keys), "of", total)
-	for done, part := range slices.Collect(slices.Chunk(keys, deletePart)) {
-		if err := c.remove(ctx, part); err != nil {
+	for part := range slices.Chunk(doomed, deletePart) {
+		var keys []string
+		for _, o := range part {
+			keys = append(keys, o.Key)
+		}
+		if err := c.remove(ctx, keys); err != nil {
 			return err
 		}
-		c.rep.Deleted += len(part)
-		c.o.Progress("delete", int64(min((done+1)*deletePart, len(keys))), int64(len(keys)))
+		for _, o := range part {
+			c.note(o.Key, "delete", "condemned, and not needed", o.Size)
+			c.rep.Deleted++
+			c.rep.Freed += o.Size
+		}
+		c.o.Progress("delete", int64(c.rep.Deleted), int64(len(doomed)))
 	}
 	return nil
 }

@@ -42,22 +42,21 @@ func (c *collector) fold(ctx context.Context) error {
 	if !c.rescued {
 		return nil
 	}
+	closed := c.view.closed // not what was closed later: that was live when chunks were marked
 	var fences []attempt
 	for a := range c.view.fences {
-		if !c.view.closed.Has(a) {
+		if !closed.Has(a) {
 			fences = append(fences, a)
 			c.note(a.Key(), "close", "a fence whose session is over", 0)
 		}
 	}
 	if len(fences) > 0 {
 		c.changed = true
-		if err := c.r.putSet(ctx, ondisk.ClosedPrefix, 0, ondisk.NewAttemptSet(fences...).Encode()); err != nil {
+		set := ondisk.NewAttemptSet(fences...)
+		if err := c.r.putSet(ctx, ondisk.ClosedPrefix, 0, set.Encode()); err != nil {
 			return err
 		}
-	}
-	closed, err := c.r.readClosed(ctx)
-	if err != nil {
-		return err
+		closed = ondisk.UnionAttempts(closed, set)
 	}
 	sessions, err := c.r.listSessions(ctx)
 	if err != nil {
@@ -81,7 +80,7 @@ func (c *collector) fold(ctx context.Context) error {
 	}
 	points := over(ondisk.PointPrefix)
 	for a := range c.view.fences {
-		if closed.Has(a) && !pinned[a] {
+		if !pinned[a] {
 			points = append(points, a.Key())
 		}
 	}

@@ -53,7 +53,7 @@ func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error 
 			defer mu.Unlock()
 			for _, at := range run {
 				if err := bad[at.Entry.ID]; err != nil {
-					c.harm(err)
+					c.harm(at.Pack.Ref.Key(), err)
 					c.unreadable[chunkCopy{at.Entry.ID, at.Pack.Ref}] = true
 				} else {
 					c.rep.Rewritten += int64(at.Entry.Sealed)
