@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net"
@@ -47,12 +48,15 @@ func TestMain(m *testing.M) {
 }
 
 // generations is an application: it writes the same ever growing number to
-// both of its volumes, and freezes and thaws when a client asks.
+// both of its volumes, and freezes and thaws when a client asks. Clients may
+// come late: what belongs to an earlier freeze is refused, by its epoch.
 type generations struct {
 	dirs []string
 
 	mu     sync.Mutex
 	frozen time.Time // since when; zero: not frozen
+	epoch  uint64    // of the freeze
+	next   uint64    // lower epochs are over
 	worst  time.Duration
 }
 
@@ -82,19 +86,39 @@ func (g *generations) serve(l net.Listener) {
 		if err != nil {
 			return
 		}
-		verb, _ := bufio.NewReader(c).ReadString('\n')
-		g.mu.Lock()
-		switch {
-		case verb == "freeze\n" && g.frozen.IsZero():
-			g.frozen = time.Now()
-		case verb == "thaw\n" && !g.frozen.IsZero():
-			g.worst = max(g.worst, time.Since(g.frozen))
-			g.frozen = time.Time{}
+		answer := "done"
+		if !g.obey(bufio.NewReader(c)) {
+			answer = "stale"
 		}
-		g.mu.Unlock()
-		_, _ = c.Write([]byte("done\n"))
+		_, _ = fmt.Fprintln(c, answer)
 		_ = c.Close()
 	}
+}
+
+// obey does what a client asks and reports whether it was not too late for it.
+func (g *generations) obey(r io.Reader) bool {
+	var verb string
+	var epoch uint64
+	if _, err := fmt.Fscan(r, &verb, &epoch); err != nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if epoch < g.next {
+		return verb == "thaw"
+	}
+	if verb == "freeze" && !g.frozen.IsZero() {
+		return epoch == g.epoch
+	}
+	if verb == "freeze" {
+		g.frozen, g.epoch, g.next = time.Now(), epoch, epoch
+		return true
+	}
+	if !g.frozen.IsZero() {
+		g.worst = max(g.worst, time.Since(g.frozen))
+	}
+	g.frozen, g.next = time.Time{}, epoch+1
+	return true
 }
 
 func (g *generations) isFrozen() bool {
@@ -119,7 +143,7 @@ func ask(verb, socket string) int {
 	if err != nil {
 		return 1
 	}
-	_, _ = fmt.Fprintln(c, verb)
+	_, _ = fmt.Fprintln(c, verb, os.Getenv("PROTECT_EPOCH"))
 	if answer, err := bufio.NewReader(c).ReadString('\n'); err != nil || answer != "done\n" {
 		return 1
 	}

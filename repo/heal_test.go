@@ -59,7 +59,7 @@ func repair(tb testing.TB, r *repo.Repository, opts *repo.RepairOptions) *repo.R
 	return rep
 }
 
-func collect(tb testing.TB, r *repo.Repository) {
+func collectAll(tb testing.TB, r *repo.Repository) {
 	tb.Helper()
 	if _, err := r.Collect(tb.Context(), &repo.CollectOptions{StaleAfter: -1, MaxDelete: 1}); err != nil {
 		tb.Errorf("collect: %v", err)
@@ -134,8 +134,8 @@ func TestHeal(t *testing.T) {
 		}
 		write(t, reopen(t, b.Bucket()), "again", p.dir)
 		p.check(t, what+", stored again", b, "one", "two", "again")
-		collect(t, reopen(t, b.Bucket()))
-		collect(t, reopen(t, b.Bucket()))
+		collectAll(t, reopen(t, b.Bucket()))
+		collectAll(t, reopen(t, b.Bucket()))
 		p.check(t, what+", collected", b, "one", "two", "again")
 		if b.Objects()[object] != nil {
 			t.Errorf("%s: it is still there", what)
@@ -164,8 +164,8 @@ func TestHealHistory(t *testing.T) {
 		if err := reopen(t, b.Bucket()).Forget(t.Context(), rep.Points...); err != nil {
 			t.Error(err)
 		}
-		collect(t, reopen(t, b.Bucket()))
-		collect(t, reopen(t, b.Bucket()))
+		collectAll(t, reopen(t, b.Bucket()))
+		collectAll(t, reopen(t, b.Bucket()))
 		whole := slices.DeleteFunc([]string{"one", "two", "again"}, func(id string) bool { return slices.Contains(rep.Points, id) })
 		p.check(t, what, b, whole...)
 		if b.Objects()[object] != nil {
@@ -325,7 +325,7 @@ func TestRemoveUseless(t *testing.T) {
 		if _, err := reopen(t, b.Bucket()).Point(t.Context(), "zero"); !errors.Is(err, fs.ErrNotExist) && kindOf(object) != "forget/" {
 			t.Errorf("%s: the forgotten point is back: %v", object, err)
 		}
-		collect(t, reopen(t, b.Bucket()))
+		collectAll(t, reopen(t, b.Bucket()))
 		p.check(t, object+", collected", b, "one", "two")
 	}
 	for _, object := range p.bucket.Keys() {

@@ -220,7 +220,7 @@ func (p *repairer) mend(ctx context.Context, pk *packer) error {
 	if pk != nil {
 		pk.adopt(packs)
 	}
-	if err := p.v.r.adopt(packs); err != nil {
+	if err := p.v.r.adopt(ctx, packs); err != nil {
 		return err
 	}
 	for _, known := range packs {
@@ -229,7 +229,10 @@ func (p *repairer) mend(ctx context.Context, pk *packer) error {
 	}
 	var bad []ondisk.PackRef
 	broken := p.broken()
-	known := p.v.r.inPacks(func(ref ondisk.PackRef) bool { return broken[ref] })
+	known, err := p.v.r.inPacks(ctx, func(ref ondisk.PackRef) bool { return broken[ref] })
+	if err != nil {
+		return err
+	}
 	for _, ref := range slices.SortedFunc(maps.Keys(broken), comparePacks) {
 		isBad, err := p.rescue(ctx, pk, ref, known[ref], broken)
 		if err != nil {

@@ -72,7 +72,7 @@ func (p *repairer) readFooters(ctx context.Context) ([]index.Pack, error) {
 }
 
 func (p *repairer) readFooter(ctx context.Context, ref ondisk.PackRef, size int64) (index.Pack, error) {
-	known := index.Pack{Ref: ref, Size: uint32(min(size, ondisk.MaxPack))} // bounded
+	known := index.Pack{PackInfo: index.PackInfo{Ref: ref, Size: uint32(min(size, ondisk.MaxPack))}} // bounded
 	for need := int64(footerRead); need > 0; {
 		n := min(need, size)
 		tail, err := p.r.store.GetRange(ctx, ref.Key(), size-n, n)
@@ -118,12 +118,18 @@ func (p *repairer) rescue(ctx context.Context, pk *packer, ref ondisk.PackRef, k
 			return false, err
 		}
 		_, err := p.openIn(data, at)
-		switch {
-		case unjudged(err):
+		if unjudged(err) {
 			return false, nil
-		case err != nil:
+		}
+		if err != nil {
 			bad = true
-		case !p.elsewhere(at.Entry.ID, broken):
+			continue
+		}
+		found, err := p.elsewhere(ctx, at.Entry.ID, broken)
+		if err != nil {
+			return false, err
+		}
+		if !found {
 			good = append(good, at)
 		}
 		bad = bad || at.Pack.Size > 0 && int(at.Pack.Size) != len(data)
@@ -171,14 +177,15 @@ func (p *repairer) copyAll(pk *packer, data []byte, chunks []index.Location) err
 
 // elsewhere reports whether there is a copy of a chunk in a pack in which
 // nothing was found to be wrong.
-func (p *repairer) elsewhere(id ondisk.ID, broken map[ondisk.PackRef]bool) bool {
-	for l := range p.v.r.copies(id) {
+func (p *repairer) elsewhere(ctx context.Context, id ondisk.ID, broken map[ondisk.PackRef]bool) (bool, error) {
+	copies, err := p.v.r.find(ctx, id)
+	for _, l := range copies {
 		ref := l.Pack.Ref
 		if info := p.v.packs[ref]; info != nil && info.listed && !broken[ref] && !p.v.condemned.Has(ref) && p.v.lacks(l) == nil {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, err
 }
 
 // forgivePack takes back that something is wrong with a pack.

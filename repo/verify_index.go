@@ -28,14 +28,21 @@ func (r *Repository) indexedPacks(ctx context.Context) ([]index.PackInfo, error)
 }
 
 // inPacks returns what the index knows of the chunks in some packs.
-func (r *Repository) inPacks(ctx context.Context, want func(ondisk.PackRef) bool) ([]index.Pack, error) {
-	return ask(ctx, r, func(s *index.Set) ([]index.Pack, error) {
+func (r *Repository) inPacks(ctx context.Context, want func(ondisk.PackRef) bool) (map[ondisk.PackRef][]index.Location, error) {
+	packs, err := ask(ctx, r, func(s *index.Set) ([]index.Pack, error) {
 		scan, err := s.Scan()
 		if err != nil {
 			return nil, err
 		}
 		return scan.InPacks(want)
 	})
+	found := map[ondisk.PackRef][]index.Location{}
+	for i := range packs {
+		for _, e := range packs[i].Entries {
+			found[packs[i].Ref] = append(found[packs[i].Ref], index.Location{Pack: &packs[i].PackInfo, Entry: e})
+		}
+	}
+	return found, err
 }
 
 // adopt makes packs known that no index segment names yet.
