@@ -117,7 +117,7 @@ const (
 	maxLedgerRun = 16 + 5 + 5 + 5 + 10 + 1
 	// maxLedger bounds the packs of one object of the ledger, since a few bytes
 	// can stand for any number of them.
-	maxLedger = 4 << 20
+	maxLedger = 256 << 10
 )
 
 // ledgerRun is a run of consecutive packs of one session with the same stamp.

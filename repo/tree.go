@@ -119,12 +119,13 @@ func (t *Tree) Entry(ctx context.Context, path string) (*Entry, error) {
 
 // Entries iterates over the entry at the path and everything below it, in the
 // order of a depth-first walk: a directory comes before what it contains. It
-// stops after an error.
+// stops after an error, unless that matches ErrCorrupt: who goes on then gets
+// what comes behind the part that cannot be read, in which may have been
+// entries of any kind.
 func (t *Tree) Entries(ctx context.Context, path string) iter.Seq2[*Entry, error] {
 	return func(yield func(*Entry, error) bool) {
-		root, err := t.Entry(ctx, path)
-		if err != nil {
-			yield(nil, err)
+		next := func(e *Entry, err error) bool { return yield(e, err) && (err == nil || errors.Is(err, ErrCorrupt)) }
+		if !next(t.Entry(ctx, path)) {
 			return
 		}
 		key := ondisk.PathKey(path)
@@ -132,13 +133,12 @@ func (t *Tree) Entries(ctx context.Context, path string) iter.Seq2[*Entry, error
 		if path != "." {
 			below += "\x00"
 		}
-		if !yield(root, nil) {
-			return
-		}
 		for rec, err := range t.t.From(ctx, []byte(below)) {
 			if err != nil {
-				yield(nil, fmt.Errorf("repo: list %q: %w", path, malformed(err)))
-				return
+				if !next(nil, fmt.Errorf("repo: list %q: %w", path, malformed(err))) {
+					return
+				}
+				continue
 			}
 			if len(rec.Key) == len(key) {
 				continue // the root itself
@@ -146,8 +146,7 @@ func (t *Tree) Entries(ctx context.Context, path string) iter.Seq2[*Entry, error
 			if !strings.HasPrefix(string(rec.Key), below) {
 				return
 			}
-			e, err := entryOf(rec)
-			if !yield(e, err) || err != nil {
+			if !next(entryOf(rec)) {
 				return
 			}
 		}

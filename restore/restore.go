@@ -4,7 +4,8 @@
 //
 // [Volume] restores one volume, or a part of it, so that its content lies
 // directly in the target directory. [Point] restores several volumes, each
-// under its name. Both return when everything is there, or nothing.
+// under its name. Both return when everything is there, or nothing; of a damaged
+// repository, they restore what can be read if Options.Partial says so.
 //
 // # Target
 //
@@ -84,6 +85,11 @@ import (
 // Options.MaxEntries.
 var ErrBudget = errors.New("restore exceeds its budget")
 
+// ErrPartial reports that a restore with Options.Partial is done, and that
+// something is missing: Report.Failed says what. It comes with the cause of the
+// first failure.
+var ErrPartial = errors.New("not everything could be restored")
+
 // Options say what to restore and how. The zero value is usable.
 type Options struct {
 	// Path selects an entry of the volume and everything below it, with
@@ -108,6 +114,13 @@ type Options struct {
 	// ErrBudget, if possible before it starts.
 	MaxBytes   int64
 	MaxEntries int64
+
+	// Partial restores what can be restored of a damaged volume. Files whose
+	// content cannot be read are left out, as a whole, and so are entries that
+	// cannot be listed. Directories that cannot be listed, but hold something
+	// that can, are of mode 0700. Whatever is missing is in Report.Failed, and
+	// the error matches ErrPartial. Other errors end the restore as without it.
+	Partial bool
 
 	// Concurrency is how many files, and pieces of large files, are worked on
 	// at once. 0 means 16.
@@ -162,6 +175,20 @@ type Report struct {
 	// restored, and SkippedTotal counts them all.
 	Skipped      []Skip `json:"skipped,omitempty"`
 	SkippedTotal int64  `json:"skipped_total,omitempty"`
+	// Failed lists the first thousand failures of a restore with
+	// Options.Partial, and FailedTotal counts them all.
+	Failed      []Failure `json:"failed,omitempty"`
+	FailedTotal int64     `json:"failed_total,omitempty"`
+}
+
+// Failure is something that a restore with Options.Partial left out.
+type Failure struct {
+	Volume string `json:"volume"`
+	// Path is that of the entry, or if Unlisted is set, of the last one before a
+	// part of the volume that cannot be listed; empty if there is none.
+	Path     string `json:"path"`
+	Unlisted bool   `json:"unlisted,omitempty"`
+	Reason   string `json:"reason"`
 }
 
 // Skip is a property of an entry that was not restored.
@@ -182,6 +209,7 @@ type Skip struct {
 // fs.ErrExist if the target is something else than an empty directory or two
 // names are the same for its file system, fs.ErrInvalid if the platform cannot
 // hold a name, errors.ErrUnsupported for Options.Owners on Windows, ErrBudget,
+// ErrPartial, with which there is a report,
 // repo.ErrCorrupt if the repository is damaged or a tree contradicts itself, and
 // otherwise those of the operating system and of the context. Concurrent calls
 // with different targets are fine; of two with the same, one fails.
@@ -197,6 +225,9 @@ func Volume(ctx context.Context, r *repo.Repository, p *repo.Point, volume, targ
 		}
 		s.path = o.Path
 		e, err := s.src.Entry(ctx, o.Path)
+		if o.Partial && errors.Is(err, repo.ErrCorrupt) {
+			return []selection{s}, nil // it may be a directory with entries that can be read
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -208,7 +239,7 @@ func Volume(ctx context.Context, r *repo.Repository, p *repo.Point, volume, targ
 		return []selection{s}, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("restore: volume %q: %w", volume, err)
+		return report, fmt.Errorf("restore: volume %q: %w", volume, err)
 	}
 	return report, nil
 }
@@ -234,7 +265,7 @@ func Point(ctx context.Context, r *repo.Repository, p *repo.Point, target string
 		return all, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("restore: point %q: %w", p.ID, err)
+		return report, fmt.Errorf("restore: point %q: %w", p.ID, err)
 	}
 	return report, nil
 }
@@ -291,7 +322,11 @@ func restore(ctx context.Context, target string, o Options, sel func(context.Con
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, st.close(ctx)) }()
+	defer func() {
+		if cerr := st.close(ctx); cerr != nil {
+			err = errors.Join(err, cerr)
+		}
+	}()
 	stop := r.reportProgress()
 	defer stop()
 	r.top = &dir{root: st.root}
@@ -304,5 +339,5 @@ func restore(ctx context.Context, target string, o Options, sel func(context.Con
 	if err := r.commit(ctx, st); err != nil {
 		return nil, err
 	}
-	return r.report(start), nil
+	return r.report(start), r.failed.error()
 }

@@ -43,6 +43,7 @@ type run struct {
 		list  []Skip
 		total int64
 	}
+	failed failures
 }
 
 // budget bounds what may be restored.
@@ -147,6 +148,7 @@ func (r *run) report(start time.Time) *Report {
 	return &Report{
 		Files: p.Files, Dirs: p.Dirs, Bytes: p.Bytes, Written: p.Written, Elapsed: time.Since(start),
 		Skipped: r.skipped.list, SkippedTotal: r.skipped.total,
+		Failed: r.failed.list, FailedTotal: r.failed.total,
 	}
 }
 

@@ -33,6 +33,7 @@ type tree struct {
 	// names under which they are restored.
 	outside map[string]string
 	ahead   readahead
+	gaps    bool // parts of the volume cannot be listed
 
 	mu struct {
 		sync.Mutex
@@ -85,6 +86,10 @@ func (t *tree) closeAll() {
 
 func (t *tree) walk(ctx context.Context) error {
 	for e, err := range t.src.Entries(ctx, t.path) {
+		if t.forgives(ctx, err) {
+			t.unlisted(err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -95,13 +100,13 @@ func (t *tree) walk(ctx context.Context) error {
 			return fmt.Errorf("%q: %w", e.Path, err)
 		}
 	}
-	if t.last == "" {
+	if t.last == "" && !t.gaps {
 		return corrupt("the volume has no entries")
 	}
 	if err := t.leave("."); err != nil {
 		return err
 	}
-	if t.path == "." && t.left != (budget{}) {
+	if t.path == "." && t.left != (budget{}) && !t.gaps {
 		return corrupt("the volume has %d entries and %d bytes less than its record says", t.left.entries, t.left.bytes)
 	}
 	return nil
@@ -113,6 +118,9 @@ func (t *tree) entry(ctx context.Context, e *repo.Entry) error {
 		return context.Cause(ctx)
 	}
 	if err := t.admit(e); err != nil {
+		return err
+	}
+	if err := t.bridge(ctx, e.Path); err != nil {
 		return err
 	}
 	it := item{volume: t.claim.Name, path: e.Path, Entry: e}
@@ -148,7 +156,7 @@ func (t *tree) admit(e *repo.Entry) error {
 		return err
 	}
 	switch {
-	case t.last == "" && e.Path != t.path:
+	case t.last == "" && e.Path != t.path && !t.gaps:
 		return corrupt("comes before %q, where the restore starts", t.path)
 	case t.last != "" && !before(t.last, e.Path):
 		return corrupt("comes after %q", t.last)
@@ -295,8 +303,10 @@ func (t *tree) finish(d *dir) error {
 		return err
 	}
 	defer f.Close()
-	if err := t.applyMeta(d.item, d.root, ".", f); err != nil {
-		return err
+	if d.Entry != nil { // see bridge
+		if err := t.applyMeta(d.item, d.root, ".", f); err != nil {
+			return err
+		}
 	}
 	return t.syncEach(f)
 }

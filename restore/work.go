@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,10 +23,11 @@ func (t *tree) work(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := t.do(ctx, j); err != nil {
+		if err := t.do(ctx, j); err == nil {
+			t.files.Add(1)
+		} else if err = t.giveUp(ctx, j, err); err != nil {
 			return fmt.Errorf("%q: %w", j.path, err)
 		}
-		t.files.Add(1)
 		if err := t.release(j.dir); err != nil {
 			return err
 		}
@@ -43,34 +45,48 @@ func (t *tree) do(ctx context.Context, j *job) error {
 	if err := t.doFile(ctx, j); err != nil {
 		return err
 	}
+	t.settle(j)
+	return nil
+}
+
+// settle lets the further names of a file go on.
+func (t *tree) settle(j *job) {
 	t.mu.Lock()
 	delete(t.mu.files, j.path)
 	t.mu.Unlock()
 	close(j.done)
-	return nil
+}
+
+// output is a file being restored, with what was counted for it.
+type output struct {
+	*os.File
+	bytes, written atomic.Int64
 }
 
 func (t *tree) doFile(ctx context.Context, j *job) (err error) {
-	f, err := j.dir.root.OpenFile(j.name, openFlags, 0o600)
+	file, err := j.dir.root.OpenFile(j.name, openFlags, 0o600)
 	if err != nil {
 		return collision(err)
 	}
+	f := &output{File: file}
 	defer func() {
 		if cerr := f.Close(); err == nil {
 			err = cerr // may be where a network file system reports a failed write
 		}
 	}()
 	if err := t.content(ctx, f, j.Entry); err != nil {
+		t.bytes.Add(-f.bytes.Load())
+		t.written.Add(-f.written.Load())
 		return err
 	}
-	if err := t.applyMeta(j.item, j.dir.root, j.name, f); err != nil {
+	if err := t.applyMeta(j.item, j.dir.root, j.name, file); err != nil {
 		return err
 	}
-	return t.syncEach(f)
+	return t.syncEach(file)
 }
 
 // content writes the content of a file.
-func (t *tree) content(ctx context.Context, f *os.File, e *repo.Entry) error {
+func (t *tree) content(ctx context.Context, f *output, e *repo.Entry) error {
 	g, gctx := errgroup.WithContext(ctx)
 	end, err := t.writeSlices(gctx, g, f, e)
 	if werr := g.Wait(); werr != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -87,7 +103,7 @@ func (t *tree) content(ctx context.Context, f *os.File, e *repo.Entry) error {
 
 // writeSlices writes the slices of a file, several at a time if it is large.
 // It returns the end of the last one with data.
-func (t *tree) writeSlices(ctx context.Context, g *errgroup.Group, f *os.File, e *repo.Entry) (end int64, err error) {
+func (t *tree) writeSlices(ctx context.Context, g *errgroup.Group, f *output, e *repo.Entry) (end int64, err error) {
 	var off int64
 	for s, err := range t.src.Slices(ctx, e) {
 		if err == nil && ctx.Err() != nil {
@@ -102,7 +118,7 @@ func (t *tree) writeSlices(ctx context.Context, g *errgroup.Group, f *os.File, e
 		off += s.Length
 		switch {
 		case s.Hole:
-			t.bytes.Add(s.Length)
+			t.count(f, s.Length, 0)
 			continue
 		case s.Length == e.Size:
 			err = t.writeSlice(ctx, f, s)
@@ -128,7 +144,7 @@ func (t *tree) writeSlices(ctx context.Context, g *errgroup.Group, f *os.File, e
 	return end, nil
 }
 
-func (t *tree) writeSlice(ctx context.Context, f *os.File, s repo.Slice) error {
+func (t *tree) writeSlice(ctx context.Context, f *output, s repo.Slice) error {
 	data, err := t.src.ReadSlice(ctx, s)
 	if err != nil {
 		return err
@@ -139,9 +155,15 @@ func (t *tree) writeSlice(ctx context.Context, f *os.File, s repo.Slice) error {
 	if _, err := f.WriteAt(data, s.Offset); err != nil {
 		return err
 	}
-	t.bytes.Add(s.Length)
-	t.written.Add(s.Length)
+	t.count(f, s.Length, s.Length)
 	return nil
+}
+
+func (t *tree) count(f *output, bytes, written int64) {
+	f.bytes.Add(bytes)
+	f.written.Add(written)
+	t.bytes.Add(bytes)
+	t.written.Add(written)
 }
 
 func (t *tree) doSymlink(j *job) error {
