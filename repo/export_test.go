@@ -59,3 +59,7 @@ func (r *Repository) Journaled(ctx context.Context) (map[string]bool, error) {
 
 // Sum makes the text of a header or a slot.
 func Sum(lines ...string) []byte { return sum(lines...) }
+
+// KeepTablesInFiles makes the repository keep even the smallest table of the
+// index in a file.
+func KeepTablesInFiles(r *Repository) { r.local.filesFrom = 1 }

@@ -20,6 +20,8 @@ type local struct {
 	tables  *cache.Cache // index tables
 	auth    *index.Auth  // of the tables
 	reuse   bool         // tables that are there already may be used
+	// filesFrom is how many records make a table worth a file.
+	filesFrom int
 	// failures counts how often tables in files broke while they were used.
 	failures *atomic.Int32
 }
@@ -34,11 +36,13 @@ func (r *Repository) openLocal(opts *Options) {
 		limit = 1 << 30
 	}
 	c := cache.Open(opts.CacheDir, r.id, limit, r.log)
-	r.local = local{objects: c, tables: c, auth: index.NewAuth(r.keys.CacheKey()), reuse: true, failures: new(atomic.Int32)}
+	r.local = local{objects: c, tables: c, auth: index.NewAuth(r.keys.CacheKey()), reuse: true, filesFrom: fileRecords, failures: new(atomic.Int32)}
 }
 
 // fresh returns the same without anything that was there before.
-func (l local) fresh() local { return local{tables: l.tables, auth: l.auth, failures: l.failures} }
+func (l local) fresh() local {
+	return local{tables: l.tables, auth: l.auth, filesFrom: l.filesFrom, failures: l.failures}
+}
 
 // getListed is getObject for what a listing has just shown: that it exists need
 // not be found out again.
@@ -97,7 +101,7 @@ func (r *Repository) buildTable(runs ...index.Run) (*index.Table, error) {
 	for _, run := range runs {
 		n += run.Len()
 	}
-	if r.local.tables != nil && n >= fileRecords && r.local.failures.Load() < maxFailures {
+	if r.local.tables != nil && n >= r.local.filesFrom && r.local.failures.Load() < maxFailures {
 		t, err := r.writeTable(runs)
 		if err == nil {
 			return t, nil
