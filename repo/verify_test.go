@@ -16,8 +16,8 @@ import (
 	"github.com/stillpoint-go/protect/repo/repotest"
 )
 
-// reads counts what a verification reads of packs.
-func reads(tb testing.TB, b *repotest.Bucket, opts *repo.VerifyOptions) (rep *repo.VerifyReport, requests int, bytes int64) {
+// readsOf counts what a verification reads of packs.
+func readsOf(tb testing.TB, b *repotest.Bucket, opts *repo.VerifyOptions) (rep *repo.VerifyReport, requests int, bytes int64) {
 	tb.Helper()
 	seen := b.Open(nil)
 	r := reopen(tb, seen.Bucket())
@@ -70,7 +70,7 @@ func TestLevels(t *testing.T) {
 		found := false
 		for _, level := range []repo.VerifyLevel{repo.VerifyStructure, repo.VerifyMetadata, repo.VerifyFull} {
 			found = found || level == c.level
-			rep, _, _ := reads(t, b, &repo.VerifyOptions{Level: level})
+			rep, _, _ := readsOf(t, b, &repo.VerifyOptions{Level: level})
 			if named(rep, c.object) != found || rep.Level != level {
 				t.Errorf("%s: level %s: %+v", c.what, level, rep.Damage)
 			}
@@ -85,14 +85,14 @@ func TestLevels(t *testing.T) {
 			all += int64(len(content))
 		}
 	}
-	if rep, n, _ := reads(t, p.bucket, &repo.VerifyOptions{Level: repo.VerifyStructure}); n != 0 || rep.Packs != 0 {
+	if rep, n, _ := readsOf(t, p.bucket, &repo.VerifyOptions{Level: repo.VerifyStructure}); n != 0 || rep.Packs != 0 {
 		t.Errorf("structure: %d reads of packs", n)
 	}
 	// Three points share all but a few nodes.
-	if rep, n, bytes := reads(t, p.bucket, nil); rep.Level != repo.VerifyMetadata || n == 0 || n > 8 || bytes > metaSize || rep.Points != 3 {
+	if rep, n, bytes := readsOf(t, p.bucket, nil); rep.Level != repo.VerifyMetadata || n == 0 || n > 8 || bytes > metaSize || rep.Points != 3 {
 		t.Errorf("metadata: %d reads of packs with %d of %d bytes: %+v", n, bytes, metaSize, rep)
 	}
-	if rep, _, bytes := reads(t, p.bucket, &repo.VerifyOptions{Level: repo.VerifyFull}); bytes != all || rep.Packs != int64(len(data)+len(meta)) {
+	if rep, _, bytes := readsOf(t, p.bucket, &repo.VerifyOptions{Level: repo.VerifyFull}); bytes != all || rep.Packs != int64(len(data)+len(meta)) {
 		t.Errorf("full: %d of %d bytes: %+v", bytes, all, rep)
 	}
 	for _, bad := range []*repo.VerifyOptions{{Level: "deep"}, {Budget: -1}} {
@@ -124,7 +124,7 @@ func TestBudget(t *testing.T) {
 		runs := int(stored+budget-1) / budget
 		at := -1
 		for i := range runs + 3 {
-			rep, _, _ := reads(t, b, &repo.VerifyOptions{Level: repo.VerifyData, Budget: budget})
+			rep, _, _ := readsOf(t, b, &repo.VerifyOptions{Level: repo.VerifyData, Budget: budget})
 			switch hit := named(rep, object); {
 			case hit && at < 0:
 				at = i

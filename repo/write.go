@@ -254,7 +254,8 @@ func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) 
 	case err == nil:
 		p.digest = w.r.keys.RecordDigest(plain)
 	case errors.Is(err, fs.ErrExist): // a fence, or another session was faster
-		if p, err = w.r.fetchPoint(ctx, w.session.at); err != nil {
+		p, err = w.r.fetchPoint(ctx, w.session.at)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a fence is gone once it is folded
 			return nil, fmt.Errorf("%w: %w", ErrAmbiguous, err)
 		}
 	case errors.Is(err, store.ErrUnknown):

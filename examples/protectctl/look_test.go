@@ -110,8 +110,17 @@ func TestLook(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{"dump", "one", "sub"}, {"dump", "one", "link"}, {"dump", "one", "nothing"}, {"dump", "two", "a"}, {"dump", "one"},
-		{"ls", "nothing"}, {"ls", "one", "nothing"}, {"ls", "two", "a"}, {"diff", "one"}, {"diff", "one", "nothing"}, {"diff", "nothing", "one"},
+		{"dump", "one", "sub"},
+		{"dump", "one", "link"},
+		{"dump", "one", "nothing"},
+		{"dump", "two", "a"},
+		{"dump", "one"},
+		{"ls", "nothing"},
+		{"ls", "one", "nothing"},
+		{"ls", "two", "a"},
+		{"diff", "one"},
+		{"diff", "one", "nothing"},
+		{"diff", "nothing", "one"},
 	} {
 		w.fails(exitFailure, args...)
 	}
