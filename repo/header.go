@@ -17,7 +17,6 @@ import (
 
 	"github.com/stillpoint-go/protect/internal/ondisk"
 	"github.com/stillpoint-go/protect/internal/seal"
-	"github.com/stillpoint-go/protect/internal/store"
 )
 
 // The header and the key slots are the only objects that are readable without
@@ -34,18 +33,25 @@ type header struct {
 	Suite   string `json:"suite"`
 	// The features of the repository, by what whoever does not know one of them
 	// may still do: nothing, read, or everything.
-	Incompatible       []string           `json:"incompatible,omitempty"`
-	ReadOnlyCompatible []string           `json:"read_only_compatible,omitempty"`
-	Compatible         []string           `json:"compatible,omitempty"`
-	Store              store.Capabilities `json:"store"`
+	Incompatible       []string  `json:"incompatible,omitempty"`
+	ReadOnlyCompatible []string  `json:"read_only_compatible,omitempty"`
+	Compatible         []string  `json:"compatible,omitempty"`
+	Store              storeJSON `json:"store"`
 
 	id  [16]byte
 	raw []byte // the line that mac covers
 	mac []byte
 }
 
+// storeJSON is the stored form of store.Capabilities: what Init's test found.
+type storeJSON struct {
+	AtomicCreate   bool `json:"atomic_create"`
+	ReadAfterWrite bool `json:"read_after_write"`
+	ListAfterWrite bool `json:"list_after_write"`
+}
+
 func (r *Repository) putHeader(ctx context.Context) error {
-	line, err := json.Marshal(header{Version: ondisk.Version, ID: r.ID(), Suite: suite, Store: r.caps})
+	line, err := json.Marshal(header{Version: ondisk.Version, ID: r.ID(), Suite: suite, Store: storeJSON(r.caps)})
 	if err != nil {
 		return err
 	}

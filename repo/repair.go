@@ -100,6 +100,11 @@ type repairer struct {
 }
 
 func (p *repairer) run(ctx context.Context) error {
+	if !p.o.DryRun {
+		if err := p.r.writable(ctx); err != nil {
+			return err
+		}
+	}
 	if err := p.checkFrom(ctx); err != nil {
 		return err
 	}

@@ -189,7 +189,7 @@ func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	if err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
-	r.id, r.caps, r.readOnly = h.id, h.Store, h.writable()
+	r.id, r.caps, r.readOnly = h.id, store.Capabilities(h.Store), h.writable()
 	if err := r.unlock(ctx, key); err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
