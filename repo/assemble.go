@@ -141,16 +141,6 @@ func (h *pageHashes) finish() (*ondisk.Pages, error) {
 	return &ondisk.Pages{Extents: extents, Map: root}, err
 }
 
-// zeroPage is compared with pages.
-var zeroPage [ondisk.PageSize]byte
-
-// isZero reports whether all bytes are zero.
-func isZero(p []byte) bool {
-	for len(p) > len(zeroPage) {
-		if !bytes.Equal(p[:len(zeroPage)], zeroPage[:]) {
-			return false
-		}
-		p = p[len(zeroPage):]
-	}
-	return bytes.Equal(p, zeroPage[:len(p)])
-}
+// isZero reports whether all bytes are zero: the first is, and each is like the
+// one before it.
+func isZero(p []byte) bool { return len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1]) }

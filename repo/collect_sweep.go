@@ -93,13 +93,14 @@ func (c *collector) waitsFor(ctx context.Context, record string) (map[string]boo
 	}
 	plain, err := c.r.getObject(ctx, record, ondisk.MaxRecord)
 	var w waitRecord
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrCorrupt):
+	if err == nil && (json.Unmarshal(plain, &w) != nil || w.Version != ondisk.Version) {
+		err = corrupt(record, ondisk.ErrMalformed)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
 		return nil, nil // as if it had not been there
-	case err != nil:
+	}
+	if err != nil {
 		return nil, err
-	case json.Unmarshal(plain, &w) != nil || w.Version != ondisk.Version:
-		return nil, nil // as if it had not been there
 	}
 	waits := map[string]bool{}
 	for _, s := range w.Sessions {

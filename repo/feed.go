@@ -105,7 +105,7 @@ func (p *pager) readStream(r io.Reader) error {
 				empty = 0
 			}
 			switch {
-			case err == io.EOF: //nolint:errorlint // io.Reader says so
+			case err == io.EOF:
 				eof = true
 			case err != nil:
 				return err

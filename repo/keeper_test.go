@@ -87,7 +87,7 @@ func TestKeeperFailures(t *testing.T) {
 		s.err, s.code = boom, code
 		_, err := repo.Open(t.Context(), b.Bucket(), k, nil)
 		for _, w := range want {
-			if !errors.Is(err, w) || errors.Is(err, repo.ErrKey) != (want[0] == repo.ErrKey) {
+			if !errors.Is(err, w) || errors.Is(err, repo.ErrKey) != errors.Is(want[0], repo.ErrKey) {
 				t.Errorf("%v: %v", code, err)
 			}
 		}

@@ -152,6 +152,7 @@ func keeperError(err error) error {
 		class = context.DeadlineExceeded
 	case gcerrors.Canceled:
 		class = context.Canceled
+	default:
 	}
 	return fmt.Errorf("%w: %w", class, err)
 }

@@ -30,7 +30,7 @@ const (
 // copyOut stores chunks once more, in packs and index segments of a session of
 // its own, which commits nothing. They keep their bodies, and are verified.
 // Those that cannot be read are remembered and reported.
-func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error {
+func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error { //nolint:contextcheck // the packer's is made from it
 	if len(chunks) == 0 {
 		return nil
 	}
@@ -41,7 +41,7 @@ func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error 
 	defer pk.close()
 	var mu sync.Mutex
 	var done int64
-	g, gctx := errgroup.WithContext(pk.ctx) //nolint:contextcheck // it is made from ctx
+	g, gctx := errgroup.WithContext(pk.ctx)
 	g.SetLimit(copiers)
 	for _, run := range runs(chunks) {
 		g.Go(func() error {

@@ -180,7 +180,7 @@ func (r *Repository) putSlot(ctx context.Context, k *seal.Keys, there []*slot, w
 	if err != nil {
 		return "", err
 	}
-	s := &slot{key: key, Slot: seal.Slot{Epoch: k.Epoch(), Created: time.Now().UTC().Truncate(time.Second)}}
+	s := &slot{Slot: seal.Slot{Epoch: k.Epoch(), Created: time.Now().UTC().Truncate(time.Second)}}
 	payload := k.SlotPayload(key)
 	if err := with.wrap(ctx, &s.Slot, payload); err != nil {
 		return key, err

@@ -4,6 +4,7 @@ package repo
 
 import (
 	"context"
+	"slices"
 
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
@@ -71,10 +72,8 @@ func (r *Repository) inIndex(key string) bool {
 		return false
 	}
 	for _, t := range r.indexSet().Tables() {
-		for _, n := range t.Covers() {
-			if n == name {
-				return true
-			}
+		if slices.Contains(t.Covers(), name) {
+			return true
 		}
 	}
 	return false

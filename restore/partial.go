@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"sync"
 
 	"github.com/stillpoint-go/protect/repo"
@@ -91,12 +92,12 @@ func (t *tree) bridge(ctx context.Context, p string) error {
 		}
 		missing = append(missing, dir)
 	}
-	for i := len(missing) - 1; i >= 0; i-- {
-		name := path.Base(missing[i])
+	for _, dir := range slices.Backward(missing) {
+		name := path.Base(dir)
 		if err := checkName(name); err != nil {
 			return err
 		}
-		if err := t.mkdir(ctx, t.stack[len(t.stack)-1], name, item{volume: t.claim.Name, path: missing[i]}); err != nil {
+		if err := t.mkdir(ctx, t.stack[len(t.stack)-1], name, item{volume: t.claim.Name, path: dir}); err != nil {
 			return err
 		}
 	}

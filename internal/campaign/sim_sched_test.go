@@ -185,7 +185,7 @@ func (s *scheduler) run() bool {
 // step lets one thing happen.
 func (s *scheduler) step() {
 	s.steps++
-	time.Sleep(1) // so that no two timers are due at the same time, whose order nobody knows
+	time.Sleep(time.Nanosecond) // so that no two timers are due at the same time, whose order nobody knows
 	synctest.Wait()
 	if p := s.world.Pending(); p > 0 && s.rng.Float64() < s.mix.late {
 		i := s.rng.IntN(p)

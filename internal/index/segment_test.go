@@ -55,7 +55,10 @@ func TestMalformed(t *testing.T) {
 	tab := memory(t, decode(t, name(0, 1, 0), packs[:1]), decode(t, name(0, 2, 0), packs[1:]))
 	at := name(1, 0, 0)
 	var good []byte
-	for plain := range index.Merge(ondisk.MaxSegment, tab.Covers(), nil, tab) {
+	for plain, err := range index.Merge(ondisk.MaxSegment, tab.Covers(), nil, tab) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		good = plain
 	}
 	const names, table, recs = 16, 16 + 2*21, 16 + 2*21 + 2*60
@@ -149,7 +152,10 @@ func FuzzDecode(f *testing.F) {
 	f.Add(index.Encode(randomPacks(rng, 1, 2)))
 	f.Add(index.Encode(nil))
 	f.Add(index.Encode(randomPacks(rng, 3, 0)))
-	for plain := range index.Merge(ondisk.MaxSegment, []index.Name{name(0, 1, 2), name(0, 7, 0)}, nil, decode(f, name(0, 0, 0), randomPacks(rng, 2, 5))) {
+	for plain, err := range index.Merge(ondisk.MaxSegment, []index.Name{name(0, 1, 2), name(0, 7, 0)}, nil, decode(f, name(0, 0, 0), randomPacks(rng, 2, 5))) {
+		if err != nil {
+			f.Fatal(err)
+		}
 		f.Add(plain)
 	}
 	f.Fuzz(func(t *testing.T, plain []byte) {

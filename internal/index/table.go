@@ -73,7 +73,7 @@ func OpenTable(file io.ReaderAt, size int64, a *Auth, name string) (*Table, erro
 	if size < int64(len(trailer)) {
 		return bad("size")
 	}
-	if _, err := file.ReadAt(trailer[:], size-int64(len(trailer))); err != nil && err != io.EOF { //nolint:errorlint // a reader returns it as it is
+	if _, err := file.ReadAt(trailer[:], size-int64(len(trailer))); err != nil && err != io.EOF {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if string(trailer[countsSize+tagSize:]) != tableMagic {
@@ -92,7 +92,7 @@ func OpenTable(file io.ReaderAt, size int64, a *Auth, name string) (*Table, erro
 		return bad("length")
 	}
 	buf := make([]byte, tail)
-	if _, err := file.ReadAt(buf, body); err != nil && err != io.EOF { //nolint:errorlint // see above
+	if _, err := file.ReadAt(buf, body); err != nil && err != io.EOF {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	signed := buf[:len(buf)-tagSize-len(tableMagic)]

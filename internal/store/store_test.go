@@ -242,6 +242,7 @@ func TestPutThatExistsAndCannotBeRead(t *testing.T) {
 				if gets++; gets <= 2 {
 					return repotest.Fault{Action: repotest.FailBefore}
 				}
+			default:
 			}
 			return repotest.Fault{}
 		}})
