@@ -132,19 +132,10 @@ func (p *packer) storeIndex(packs []*openPack) error {
 	for i, b := range packs {
 		rest[i] = b.info
 	}
-	for len(rest) > 0 {
-		take, chunks := 0, 0
-		for take < len(rest) {
-			chunks += len(rest[take].Entries)
-			if take > 0 && index.Size(0, take+1, chunks) > ondisk.MaxSegment {
-				break
-			}
-			take++
-		}
-		if err := p.storeSegment(rest[:take]); err != nil {
+	for part := range bySegment(rest) {
+		if err := p.storeSegment(part); err != nil {
 			return err
 		}
-		rest = rest[take:]
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package repo
 
 import (
 	"context"
+	"iter"
 	"slices"
 
 	"github.com/stillpoint-go/protect/internal/index"
@@ -48,14 +49,36 @@ func (r *Repository) inPacks(ctx context.Context, want func(ondisk.PackRef) bool
 
 // adopt makes packs known that no index segment names yet.
 func (r *Repository) adopt(ctx context.Context, packs []index.Pack) error {
-	if len(packs) == 0 {
-		return nil
+	for part := range bySegment(packs) {
+		seg, err := index.Decode(index.Name{}, index.Encode(part))
+		if err == nil {
+			err = r.addSegment(ctx, seg)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	seg, err := index.Decode(index.Name{}, index.Encode(packs))
-	if err != nil {
-		return err
+	return nil
+}
+
+// bySegment divides packs into as many as a segment takes.
+func bySegment(packs []index.Pack) iter.Seq[[]index.Pack] {
+	return func(yield func([]index.Pack) bool) {
+		for len(packs) > 0 {
+			take, chunks := 0, 0
+			for take < len(packs) {
+				chunks += len(packs[take].Entries)
+				if take > 0 && index.Size(0, take+1, chunks) > ondisk.MaxSegment {
+					break
+				}
+				take++
+			}
+			if !yield(packs[:take]) {
+				return
+			}
+			packs = packs[take:]
+		}
 	}
-	return r.addSegment(ctx, seg)
 }
 
 // forgetIndex makes the next refresh read all segments again.

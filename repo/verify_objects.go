@@ -150,73 +150,77 @@ func (r *Repository) isListed(ctx context.Context, key string) (bool, error) {
 	return false, nil
 }
 
+// errorOf returns a function that checks an object by reading it.
+func errorOf[T any](read func(context.Context, string) (T, error)) func(context.Context, string) error {
+	return func(ctx context.Context, key string) error {
+		_, err := read(ctx, key)
+		return err
+	}
+}
+
 // checkOf returns how to check an object; nil for one that is not ours.
 func (v *verifier) checkOf(key string) func(context.Context, string) error {
 	sealed := func(limit int64) func(context.Context, string) error {
-		return func(ctx context.Context, key string) error {
-			_, err := v.r.getObject(ctx, key, limit)
-			return err
-		}
+		return errorOf(func(ctx context.Context, key string) ([]byte, error) { return v.r.getObject(ctx, key, limit) })
 	}
 	switch prefix, _ := path.Split(key); {
 	case key == ondisk.HeaderKey:
-		return func(ctx context.Context, _ string) error {
-			h, err := v.r.getHeader(ctx)
-			if err != nil {
-				return err
-			}
-			return h.authenticate(v.r.keys)
-		}
+		return v.checkHeader
 	case prefix == ondisk.SlotPrefix:
-		return func(ctx context.Context, key string) error {
-			_, err := v.r.getSlot(ctx, key)
-			return err
-		}
+		return errorOf(v.r.getSlot)
 	case prefix == ondisk.EpochPrefix:
 		return v.r.verifyEpoch
 	case prefix == ondisk.PointPrefix:
-		return func(ctx context.Context, key string) error {
-			a, err := ondisk.ParseAttempt(strings.TrimPrefix(key, ondisk.PointPrefix))
-			if err != nil {
-				return corrupt(key, err)
-			}
-			_, err = v.r.fetchRecord(ctx, a, time.Time{})
-			return err
-		}
+		return v.checkPoint
 	case prefix == ondisk.IndexPrefix:
-		return func(ctx context.Context, key string) error {
-			segment, ok := index.ParseKey(key)
-			if !ok {
-				return corrupt(key, errors.New("no name of an index segment"))
-			}
-			_, err := v.r.getSegment(ctx, segment)
-			return err
-		}
+		return v.checkSegment
 	case isLedger(key):
-		return func(ctx context.Context, key string) error {
-			_, err := v.r.ledgerAt(ctx, key)
-			return err
-		}
+		return errorOf(v.r.ledgerAt)
 	case prefix == ondisk.SessionPrefix:
-		return func(ctx context.Context, key string) error {
-			_, err := v.r.fetchSession(ctx, store.Object{Key: key})
-			return err
-		}
+		return errorOf(func(ctx context.Context, key string) (*session, error) {
+			return v.r.fetchSession(ctx, store.Object{Key: key})
+		})
 	case prefix == ondisk.ClosedPrefix:
-		return func(ctx context.Context, key string) error {
-			_, err := readPart(ctx, v.r, key, ondisk.DecodeAttemptSet)
-			return err
-		}
+		return errorOf(func(ctx context.Context, key string) (*ondisk.AttemptSet, error) {
+			return readPart(ctx, v.r, key, ondisk.DecodeAttemptSet)
+		})
 	case prefix == ondisk.CondemnPrefix:
-		return func(ctx context.Context, key string) error {
-			_, err := readPart(ctx, v.r, key, ondisk.DecodePackSet)
-			return err
-		}
+		return errorOf(func(ctx context.Context, key string) (*ondisk.PackSet, error) {
+			return readPart(ctx, v.r, key, ondisk.DecodePackSet)
+		})
 	case prefix == ondisk.ForgetPrefix || prefix == ondisk.HoldPrefix:
 		return sealed(ondisk.MaxHeader)
-	case prefix == ondisk.ResumePrefix || prefix == ondisk.LedgerPrefix:
-		return sealed(ondisk.MaxSet)
+	case prefix == ondisk.ResumePrefix:
+		return sealed(ondisk.MaxNode + maxJournal)
+	case prefix == ondisk.LedgerPrefix:
+		return sealed(ondisk.MaxRecord)
 	default:
 		return nil
 	}
+}
+
+func (v *verifier) checkHeader(ctx context.Context, _ string) error {
+	h, err := v.r.getHeader(ctx)
+	if err != nil {
+		return err
+	}
+	return h.authenticate(v.r.keys)
+}
+
+func (v *verifier) checkPoint(ctx context.Context, key string) error {
+	a, err := ondisk.ParseAttempt(strings.TrimPrefix(key, ondisk.PointPrefix))
+	if err != nil {
+		return corrupt(key, err)
+	}
+	_, err = v.r.fetchRecord(ctx, a, time.Time{})
+	return err
+}
+
+func (v *verifier) checkSegment(ctx context.Context, key string) error {
+	name, ok := index.ParseKey(key)
+	if !ok {
+		return corrupt(key, errors.New("no name of an index segment"))
+	}
+	_, err := v.r.getSegment(ctx, name)
+	return err
 }

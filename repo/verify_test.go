@@ -53,6 +53,8 @@ func TestLevels(t *testing.T) {
 			meta = append(meta, object)
 		}
 	}
+	slices.Sort(data)
+	slices.Sort(meta)
 	for _, c := range []struct {
 		what   string
 		object string
@@ -62,6 +64,7 @@ func TestLevels(t *testing.T) {
 		{"a data pack is gone", data[0], "gone", repo.VerifyStructure},
 		{"a metadata pack is short", meta[0], "short", repo.VerifyStructure},
 		{"a metadata pack has a wrong bit", meta[0], "a wrong bit", repo.VerifyMetadata},
+		{"another one has", meta[1], "a wrong bit", repo.VerifyMetadata},
 		{"a data pack has a wrong bit", data[0], "a wrong bit", repo.VerifyFull},
 		{"a data pack has a wrong footer", data[0], "a wrong footer", repo.VerifyFull},
 	} {

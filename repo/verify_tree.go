@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -279,6 +280,11 @@ func (w *treeWalk) slice(ctx context.Context, kind ondisk.Kind, s ondisk.Slice, 
 	if s.ID.IsZero() {
 		return true, nil
 	}
+	if kind == ondisk.KindPages {
+		if ok, err := w.hashes(ctx, s.ID, at); !ok || err != nil {
+			return false, err
+		}
+	}
 	copies, err := w.v.r.find(ctx, s.ID)
 	if err != nil {
 		return false, err
@@ -308,6 +314,16 @@ func (w *treeWalk) slice(ctx context.Context, kind ondisk.Kind, s ondisk.Slice, 
 	}
 	w.v.affects(why, at)
 	return false, nil
+}
+
+// hashes reads a chunk of page hashes, which is metadata.
+func (w *treeWalk) hashes(ctx context.Context, id ondisk.ID, at place) (bool, error) {
+	return w.once(ctx, visit{id: [16]byte(id[:16]), end: math.MaxUint64}, func() (bool, error) {
+		if _, err := w.get(ondisk.KindPages)(ctx, id); err != nil {
+			return false, w.blame(err, at)
+		}
+		return true, nil
+	})
 }
 
 // better returns the one of two reasons that is news.
