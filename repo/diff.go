@@ -96,7 +96,7 @@ func sameContent(a, b *ondisk.Entry) bool {
 // metadata returns what an entry says apart from its content.
 func metadata(e *ondisk.Entry) []byte {
 	m := *e
-	m.Hash, m.Extents, m.Map = ondisk.ID{}, nil, nil
+	m.Hash, m.Extents, m.Map, m.Stat, m.Pages = ondisk.ID{}, nil, nil, nil, nil
 	return ondisk.AppendEntry(nil, &m)
 }
 

@@ -148,9 +148,13 @@ func (p *packer) add(id ondisk.ID, kind ondisk.Kind, plain []byte, bufs *buffers
 		bufs.check = opened
 	}
 	if err != nil || !bytes.Equal(opened, plain) {
-		return fmt.Errorf("chunk does not decode to what was encoded; this machine's memory or processor is faulty: %w", errors.Join(ErrCorrupt, err))
+		return faulty(err)
 	}
 	return p.append(e, sealed)
+}
+
+func faulty(err error) error {
+	return fmt.Errorf("chunk does not decode to what was encoded; this machine's memory or processor is faulty: %w", errors.Join(ErrCorrupt, err))
 }
 
 func (p *packer) append(e pack.Entry, sealed []byte) error {

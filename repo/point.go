@@ -37,11 +37,16 @@ type Point struct {
 	// Committed is when the store saw the record, by the store's clock.
 	// Retention goes by it. Of a copy, it is the time in the original.
 	Committed time.Time `json:"committed,omitzero"`
+	// Origin is the ID of the repository that the point was first committed to,
+	// if it is a copy.
+	Origin string `json:"origin,omitempty"`
 
 	at      attempt
 	session [16]byte
 	seq     uint64   // one more than that of any point which the session saw
 	digest  [32]byte // of the record
+	// originDigest is the digest of the record in the repository of origin.
+	originDigest [32]byte
 }
 
 // Volume is a volume of a recovery point.

@@ -26,6 +26,8 @@ type record struct {
 	Seq     uint64     `json:"seq,omitempty"`
 	Prev    string     `json:"prev,omitempty"`  // digest of the record with the highest seq that the session saw
 	Roots   []rootJSON `json:"roots,omitempty"` // of the volumes, in their order
+	// OriginDigest is the digest of the record that this one is a copy of.
+	OriginDigest string `json:"origin_digest,omitempty"`
 }
 
 // fence says why nothing will be committed under a key.
@@ -44,6 +46,9 @@ func (p *Point) encode(prev *Point) ([]byte, error) {
 	rec := record{Point: *p, Version: ondisk.Version, Session: hex.EncodeToString(p.session[:]), Seq: p.seq}
 	if prev != nil {
 		rec.Prev = hex.EncodeToString(prev.digest[:])
+	}
+	if p.Origin != "" {
+		rec.OriginDigest = hex.EncodeToString(p.originDigest[:])
 	}
 	for _, v := range p.Volumes {
 		rec.Roots = append(rec.Roots, rootJSON{ID: v.root.ID.String(), Height: v.root.Height})
@@ -81,6 +86,11 @@ func decodeRecord(plain []byte) (*Point, error) {
 		}
 		p.Volumes[i].root = ondisk.Root{ID: id, Height: r.Height}
 	}
+	if p.Origin != "" {
+		if p.originDigest, err = ondisk.ParseID(rec.OriginDigest); err != nil {
+			return nil, err
+		}
+	}
 	p.seq = rec.Seq
 	copy(p.session[:], sid)
 	return p, nil
@@ -105,7 +115,9 @@ func (r *Repository) fetchRecord(ctx context.Context, at attempt, seen time.Time
 	}
 	if p != nil {
 		p.at, p.digest = at, r.keys.RecordDigest(plain)
-		if p.Committed.IsZero() {
+		// A copy says when the original was committed. It cannot have been later
+		// than the copy: nobody makes a point young by saying so.
+		if p.Committed.IsZero() || !seen.IsZero() && p.Committed.After(seen) {
 			p.Committed = seen.UTC()
 		}
 	}

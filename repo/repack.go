@@ -158,6 +158,5 @@ func (p *packer) reseal(e pack.Entry, body []byte) error {
 	if !p.claim(e.ID) {
 		return nil
 	}
-	e = pack.Entry{ID: e.ID, Kind: e.Kind, Codec: e.Codec, Plain: e.Plain}
-	return p.append(e, p.chunks.Seal(nil, body, e.AAD()))
+	return p.addBody(e, body)
 }

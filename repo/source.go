@@ -25,6 +25,8 @@ type job struct {
 	// inherited says that the content is that of the parent, as it is.
 	inherited bool
 	file      *os.File // of files with content, until it is read
+	// read, if set, reads the content in place of file.
+	read func(ctx context.Context, large **pager) error
 	// done is closed when the content is read, with small set, or err, or the
 	// entry complete.
 	done  chan struct{}

@@ -233,8 +233,12 @@ func (t *treeWriter) add(j *job) error {
 func (w *Writer) readFiles(ctx context.Context, work <-chan *job) error {
 	var large *pager
 	for j := range work {
-		j.err = w.readFile(ctx, j, &large)
-		_ = j.file.Close()
+		if j.read != nil {
+			j.err = j.read(ctx, &large)
+		} else {
+			j.err = w.readFile(ctx, j, &large)
+			_ = j.file.Close()
+		}
 		close(j.done)
 	}
 	if large != nil {

@@ -93,6 +93,7 @@ type Writer struct {
 	journals  [][]string // of sessions that did not come to their end
 	// trusted says that what the parent refers to need not be looked at.
 	trusted bool
+	origin  *Point // what the session copies, if it does; its Origin is set
 
 	mu struct {
 		sync.Mutex
@@ -289,6 +290,9 @@ func (w *Writer) point(opts WriteOptions) *Point {
 	}
 	if w.head != nil {
 		p.seq = w.head.seq + 1
+	}
+	if w.origin != nil {
+		p.Committed, p.Origin, p.originDigest = w.origin.Committed, w.origin.Origin, w.origin.originDigest
 	}
 	slices.SortFunc(p.Volumes, func(a, b Volume) int { return strings.Compare(a.Name, b.Name) })
 	for _, v := range p.Volumes {
