@@ -127,6 +127,7 @@ func (p *packer) claim(id ondisk.ID) bool {
 	}
 	p.mu.Lock()
 	delete(p.mu.flying, id)
+	delete(p.mu.seen, id) // the index remembers it
 	p.mu.Unlock()
 	return false
 }
