@@ -45,6 +45,13 @@ func (l *ledger) breach(format string, args ...any) {
 	l.broken = append(l.broken, fmt.Sprintf(format, args...))
 }
 
+// clock returns the time after the last event, and whether no promise is broken.
+func (l *ledger) clock() (after int, whole bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now + 1, len(l.broken) == 0
+}
+
 func (l *ledger) of(v verb, id string) []*event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,7 +154,8 @@ func (l *ledger) judge(ctx context.Context, p *pantry, b *repotest.Bucket, when 
 		return r
 	}
 	l.verified += len(points)
-	for id, rec := range l.owed(l.now + 1) {
+	now, _ := l.clock()
+	for id, rec := range l.owed(now) {
 		switch pt := points[id]; {
 		case pt == nil:
 			l.breach("P1: %s: point %s is gone", when, id)

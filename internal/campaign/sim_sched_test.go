@@ -75,6 +75,9 @@ type scheduler struct {
 	after   func(c *call)
 	arrived chan struct{}
 
+	// hangs is until when a call of an actor may hang. Two at once could end at
+	// the same time, and nobody knows in which order they would go on.
+	hangs   []time.Time
 	prio    []int       // of each actor, under PCT
 	changes map[int]int // what a step lowers a priority to
 
@@ -106,7 +109,7 @@ func (t *trace) add(format string, args ...any) {
 
 func newScheduler(rng *rand.Rand, m mix, world *repotest.Bucket, actors int) *scheduler {
 	s := &scheduler{rng: rng, mix: m, world: world, arrived: make(chan struct{}, 1), names: map[string]int{}, running: actors}
-	s.prio = rng.Perm(actors)
+	s.prio, s.hangs = rng.Perm(actors), make([]time.Time, actors)
 	s.changes = map[int]int{}
 	for i := range m.pct {
 		s.changes[rng.IntN(300)] = -1 - i
@@ -246,7 +249,20 @@ func (s *scheduler) answer(c *call) repotest.Fault {
 		return repotest.Fault{Action: ends[s.rng.IntN(len(ends))], Kill: true}
 	case s.rng.Float64() < s.mix.fault:
 		s.faults++
-		return repotest.Fault{Action: s.mix.actions[s.rng.IntN(len(s.mix.actions))]}
+		return repotest.Fault{Action: s.hanging(c.actor, s.mix.actions[s.rng.IntN(len(s.mix.actions))])}
 	}
 	return repotest.Fault{}
+}
+
+// hanging returns the action, or one that fails at once if the actor has a call
+// that hangs.
+func (s *scheduler) hanging(actor int, a repotest.Action) repotest.Action {
+	if a != repotest.Hang && a != repotest.HangAfter {
+		return a
+	}
+	if time.Now().Before(s.hangs[actor]) {
+		return map[repotest.Action]repotest.Action{repotest.Hang: repotest.FailBefore, repotest.HangAfter: repotest.FailAfter}[a]
+	}
+	s.hangs[actor] = time.Now().Add(10 * time.Minute) // longer than any single try
+	return a
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stillpoint-go/protect/internal/durable"
+	"github.com/stillpoint-go/protect/internal/durable/durabletest"
 )
 
 var errUnsupported = errors.ErrUnsupported
@@ -46,7 +47,7 @@ func TestOrder(t *testing.T) {
 	const head = "create .tmp/.tmp-0 !|mkdir .tmp|create .tmp/.tmp-1|write .tmp/.tmp-1|write .tmp/.tmp-1|"
 	tests := []struct {
 		name  string
-		setup func(c *crashFS)
+		setup func(c *durabletest.CrashFS)
 		run   func(d *durable.Dir) error
 		want  string
 		is    error
@@ -69,17 +70,17 @@ func TestOrder(t *testing.T) {
 		},
 		{
 			name:  "late loser flushes no data but the directory",
-			setup: func(c *crashFS) { c.root.current["k"] = &node{} },
+			setup: func(c *durabletest.CrashFS) { c.Plant("k") },
 			run:   func(d *durable.Dir) error { return put(d, "k", "data", true) },
 			want:  head + "syncdir .|close .tmp/.tmp-1|remove .tmp/.tmp-1",
 			is:    fs.ErrExist,
 		},
 		{
 			name: "loser of a race",
-			setup: func(c *crashFS) {
-				c.before = func(op string) {
+			setup: func(c *durabletest.CrashFS) {
+				c.Before = func(op string) {
 					if strings.HasPrefix(op, "link") {
-						c.root.current["k"] = &node{}
+						c.Plant("k")
 					}
 				}
 			},
@@ -89,20 +90,20 @@ func TestOrder(t *testing.T) {
 		},
 		{
 			name:  "answer to link lost",
-			setup: func(c *crashFS) { c.lostLink = true },
+			setup: func(c *durabletest.CrashFS) { c.LostLink = true },
 			run:   func(d *durable.Dir) error { return put(d, "k", "data", true) },
 			want:  head + "sync .tmp/.tmp-1|close .tmp/.tmp-1|link .tmp/.tmp-1 k !|syncdir .|remove .tmp/.tmp-1",
 		},
 		{
 			name:  "no hard links",
-			setup: func(c *crashFS) { c.noLinks = true },
+			setup: func(c *durabletest.CrashFS) { c.NoLinks = true },
 			run:   func(d *durable.Dir) error { return put(d, "k", "data", true) },
 			want: head + "sync .tmp/.tmp-1|close .tmp/.tmp-1|link .tmp/.tmp-1 k !|rename-excl .tmp/.tmp-1 k|" +
 				"syncdir .|remove .tmp/.tmp-1 !",
 		},
 		{
 			name:  "neither links nor exclusive rename",
-			setup: func(c *crashFS) { c.noLinks, c.noExcl = true, true },
+			setup: func(c *durabletest.CrashFS) { c.NoLinks, c.NoExcl = true, true },
 			run:   func(d *durable.Dir) error { return put(d, "k", "data", true) },
 			want: head + "sync .tmp/.tmp-1|close .tmp/.tmp-1|link .tmp/.tmp-1 k !|rename-excl .tmp/.tmp-1 k !|" +
 				"remove .tmp/.tmp-1",
@@ -110,7 +111,7 @@ func TestOrder(t *testing.T) {
 		},
 		{
 			name:  "remove",
-			setup: func(c *crashFS) { c.root.current["k"] = &node{} },
+			setup: func(c *durabletest.CrashFS) { c.Plant("k") },
 			run:   func(d *durable.Dir) error { return d.Remove("k") },
 			want:  "remove k|syncdir .",
 		},
@@ -123,7 +124,7 @@ func TestOrder(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCrashFS()
+			c := durabletest.New()
 			if tc.setup != nil {
 				tc.setup(c)
 			}
@@ -131,7 +132,7 @@ func TestOrder(t *testing.T) {
 			if !errors.Is(err, tc.is) {
 				t.Errorf("error %v, want %v", err, tc.is)
 			}
-			if diff := cmp.Diff(strings.Split(tc.want, "|"), c.log); diff != "" {
+			if diff := cmp.Diff(strings.Split(tc.want, "|"), c.Log); diff != "" {
 				t.Errorf("operations (-want +got):\n%s", diff)
 			}
 		})
@@ -140,15 +141,15 @@ func TestOrder(t *testing.T) {
 
 func TestFaults(t *testing.T) {
 	boom := errors.New("boom")
-	c := newCrashFS()
+	c := durabletest.New()
 	if err := put(durable.NewDir(c, nil), "d/k", "data", true); err != nil {
 		t.Fatal(err)
 	}
 	ambiguous := map[string]bool{"syncdir d": true}
-	for _, op := range c.log {
+	for _, op := range c.Log {
 		t.Run(op, func(t *testing.T) {
-			c := newCrashFS()
-			c.fail = map[string]error{op: boom}
+			c := durabletest.New()
+			c.Fail = map[string]error{op: boom}
 			err := put(durable.NewDir(c, nil), "d/k", "data", true)
 			if strings.HasPrefix(op, "remove") {
 				if err != nil {
@@ -178,18 +179,18 @@ func TestFaults(t *testing.T) {
 }
 
 func TestDirectoryRemovedMeanwhile(t *testing.T) {
-	c := newCrashFS()
+	c := durabletest.New()
 	d := durable.NewDir(c, nil)
 	for _, name := range []string{"d/1", "d/2"} {
 		if err := put(d, name, "data", true); err != nil {
 			t.Fatal(err)
 		}
-		delete(c.root.current, "d")
+		c.Vanish("d")
 	}
-	c.before = func(op string) {
+	c.Before = func(op string) {
 		if strings.HasPrefix(op, "link") {
-			for name := range c.root.current {
-				delete(c.root.current, name)
+			for _, name := range c.Names() {
+				c.Vanish(name)
 			}
 		}
 	}
@@ -200,7 +201,7 @@ func TestDirectoryRemovedMeanwhile(t *testing.T) {
 }
 
 func TestNotRegular(t *testing.T) {
-	c := newCrashFS()
+	c := durabletest.New()
 	d := durable.NewDir(c, nil)
 	if err := c.Mkdir("k", 0); err != nil {
 		t.Fatal(err)

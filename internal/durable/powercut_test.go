@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stillpoint-go/protect/internal/durable"
+	"github.com/stillpoint-go/protect/internal/durable/durabletest"
 )
 
 // TestPowerCut runs a writer, lets a second process do its whole work at every
@@ -66,20 +67,20 @@ func TestPowerCut(t *testing.T) {
 
 type powerCut struct {
 	t     *testing.T
-	c     *crashFS
+	c     *durabletest.CrashFS
 	long  string
 	facts map[string]bool
 	rng   *rand.Rand
 }
 
 func newPowerCut(t *testing.T, noLinks bool, long string) *powerCut {
-	p := &powerCut{t: t, c: newCrashFS(), long: long, facts: map[string]bool{}, rng: rand.New(rand.NewPCG(1, 2))}
+	p := &powerCut{t: t, c: durabletest.New(), long: long, facts: map[string]bool{}, rng: rand.New(rand.NewPCG(1, 2))}
 	if err := put(durable.NewDir(p.c, nil), "a/old", long, true); err != nil {
 		t.Fatal(err)
 	}
-	p.c.log, p.c.noLinks = nil, noLinks
+	p.c.Log, p.c.NoLinks = nil, noLinks
 	p.facts["a/old"] = true
-	p.c.after = func(string) { p.check() }
+	p.c.After = func(string) { p.check() }
 	return p
 }
 
@@ -99,17 +100,17 @@ func (p *powerCut) run(first, second func(*durable.Dir, func(string, bool)) erro
 		forget(op)
 		n++
 	}
-	p.c.before = func(op string) {
+	p.c.Before = func(op string) {
 		hook(op)
 		if n-1 != at {
 			return
 		}
-		p.c.before = forget
+		p.c.Before = forget
 		if err := second(durable.NewDir(p.c, nil), fact); err != nil &&
 			!errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
 			p.t.Fatalf("second process: %v", err)
 		}
-		p.c.before = hook
+		p.c.Before = hook
 	}
 	if err := first(durable.NewDir(p.c, nil), fact); err != nil &&
 		!errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
@@ -128,15 +129,15 @@ func (p *powerCut) check() {
 		ways = append(ways, func() bool { return p.rng.IntN(2) == 0 })
 	}
 	for _, keep := range ways {
-		found := p.c.crash(keep)
+		found := p.c.Crash(keep)
 		for name, data := range found {
 			if !durable.IsTemp(name) && data != p.long {
-				p.t.Fatalf("after %q: %s has content %q", p.c.log, name, data)
+				p.t.Fatalf("after %q: %s has content %q", p.c.Log, name, data)
 			}
 		}
 		for name, want := range p.facts {
 			if _, got := found[name]; got != want {
-				p.t.Fatalf("after %q: %s exists: %t, acknowledged: %t", p.c.log, name, got, want)
+				p.t.Fatalf("after %q: %s exists: %t, acknowledged: %t", p.c.Log, name, got, want)
 			}
 		}
 	}

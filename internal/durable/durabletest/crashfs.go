@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package durable_test
+// Package durabletest has a file system in memory whose power can be cut. It is
+// imported by tests only.
+package durabletest
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -14,20 +17,21 @@ import (
 	"github.com/stillpoint-go/protect/internal/durable"
 )
 
-// crashFS is a file system that remembers what is on stable storage, so that a
+// CrashFS is a file system that remembers what is on stable storage, so that a
 // test can cut the power after each operation. Its disk keeps a name only after
 // SyncDir of its directory and content only after Sync of the file; what is not
 // flushed may or may not survive, name by name.
-type crashFS struct {
-	root     *node
-	noLinks  bool              // Link fails as on vfat
-	noExcl   bool              // RenameNoReplace fails as on NFS
-	fail     map[string]error  // errors by operation text
-	lostLink bool              // Link takes effect and says that the name exists
-	before   func(op string)   // called before an operation takes effect
-	after    func(op string)   // called after each operation
-	names    map[string]string // temporary names in the order of their birth
-	log      []string          // operations that took place or failed
+type CrashFS struct {
+	NoLinks  bool             // Link fails as on vfat
+	NoExcl   bool             // RenameNoReplace fails as on NFS
+	Fail     map[string]error // errors by operation text
+	LostLink bool             // Link takes effect and says that the name exists
+	Before   func(op string)  // called before an operation takes effect
+	After    func(op string)  // called after each operation
+	Log      []string         // operations that took place or failed
+
+	root  *node
+	names map[string]string // temporary names in the order of their birth
 }
 
 type node struct {
@@ -38,8 +42,9 @@ type node struct {
 	born          time.Time
 }
 
-func newCrashFS() *crashFS {
-	return &crashFS{root: newDirNode(), names: map[string]string{}}
+// New returns an empty file system.
+func New() *CrashFS {
+	return &CrashFS{root: newDirNode(), names: map[string]string{}}
 }
 
 func newDirNode() *node {
@@ -47,7 +52,7 @@ func newDirNode() *node {
 }
 
 // alias replaces the random part of temporary names, so that traces compare.
-func (c *crashFS) alias(name string) string {
+func (c *CrashFS) alias(name string) string {
 	if !durable.IsTemp(name) {
 		return name
 	}
@@ -58,28 +63,28 @@ func (c *crashFS) alias(name string) string {
 	return path.Join(path.Dir(name), c.names[base])
 }
 
-func (c *crashFS) step(op string, names []string, effect func() error) error {
+func (c *CrashFS) step(op string, names []string, effect func() error) error {
 	for _, n := range names {
 		op += " " + c.alias(n)
 	}
-	if c.before != nil {
-		c.before(op)
+	if c.Before != nil {
+		c.Before(op)
 	}
-	err := c.fail[op]
+	err := c.Fail[op]
 	if err == nil {
 		err = effect()
 	}
 	if err != nil {
 		op += " !"
 	}
-	c.log = append(c.log, op)
-	if c.after != nil {
-		c.after(op)
+	c.Log = append(c.Log, op)
+	if c.After != nil {
+		c.After(op)
 	}
 	return err
 }
 
-func (c *crashFS) walk(name string) (*node, error) {
+func (c *CrashFS) walk(name string) (*node, error) {
 	n := c.root
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "." {
@@ -95,7 +100,7 @@ func (c *crashFS) walk(name string) (*node, error) {
 }
 
 // add gives n the name name, which must be free unless replace.
-func (c *crashFS) add(name string, n *node, replace bool) error {
+func (c *CrashFS) add(name string, n *node, replace bool) error {
 	parent, err := c.walk(path.Dir(name))
 	if err != nil {
 		return err
@@ -107,7 +112,7 @@ func (c *crashFS) add(name string, n *node, replace bool) error {
 	return nil
 }
 
-func (c *crashFS) drop(name string) error {
+func (c *CrashFS) drop(name string) error {
 	if _, err := c.walk(name); err != nil {
 		return err
 	}
@@ -119,7 +124,7 @@ func (c *crashFS) drop(name string) error {
 	return nil
 }
 
-func (c *crashFS) move(oldname, newname string, replace bool) error {
+func (c *CrashFS) move(oldname, newname string, replace bool) error {
 	n, err := c.walk(oldname)
 	if err != nil {
 		return err
@@ -130,7 +135,8 @@ func (c *crashFS) move(oldname, newname string, replace bool) error {
 	return c.drop(oldname)
 }
 
-func (c *crashFS) CreateExclusive(name string, _ fs.FileMode) (durable.WriteSyncCloser, error) {
+// CreateExclusive implements durable.FS.
+func (c *CrashFS) CreateExclusive(name string, _ fs.FileMode) (durable.WriteSyncCloser, error) {
 	n := &node{born: time.Now()}
 	err := c.step("create", []string{name}, func() error { return c.add(name, n, false) })
 	if err != nil {
@@ -139,44 +145,50 @@ func (c *crashFS) CreateExclusive(name string, _ fs.FileMode) (durable.WriteSync
 	return &openFile{c: c, n: n, name: name}, nil
 }
 
-func (c *crashFS) Mkdir(name string, _ fs.FileMode) error {
+// Mkdir implements durable.FS.
+func (c *CrashFS) Mkdir(name string, _ fs.FileMode) error {
 	return c.step("mkdir", []string{name}, func() error { return c.add(name, newDirNode(), false) })
 }
 
-func (c *crashFS) Link(oldname, newname string) error {
+// Link implements durable.FS.
+func (c *CrashFS) Link(oldname, newname string) error {
 	return c.step("link", []string{oldname, newname}, func() error {
-		if c.noLinks {
+		if c.NoLinks {
 			return &fs.PathError{Op: "link", Path: newname, Err: fs.ErrPermission}
 		}
 		n, err := c.walk(oldname)
 		if err != nil {
 			return err
 		}
-		if err := c.add(newname, n, false); err != nil || !c.lostLink {
+		if err := c.add(newname, n, false); err != nil || !c.LostLink {
 			return err
 		}
 		return fs.ErrExist
 	})
 }
 
-func (c *crashFS) Rename(oldname, newname string) error {
+// Rename implements durable.FS.
+func (c *CrashFS) Rename(oldname, newname string) error {
 	return c.step("rename", []string{oldname, newname}, func() error { return c.move(oldname, newname, true) })
 }
 
-func (c *crashFS) RenameNoReplace(oldname, newname string) error {
+// RenameNoReplace implements durable.FS.
+func (c *CrashFS) RenameNoReplace(oldname, newname string) error {
 	return c.step("rename-excl", []string{oldname, newname}, func() error {
-		if c.noExcl {
-			return errUnsupported
+		if c.NoExcl {
+			return errors.ErrUnsupported
 		}
 		return c.move(oldname, newname, false)
 	})
 }
 
-func (c *crashFS) Remove(name string) error {
+// Remove implements durable.FS.
+func (c *CrashFS) Remove(name string) error {
 	return c.step("remove", []string{name}, func() error { return c.drop(name) })
 }
 
-func (c *crashFS) SyncDir(name string) error {
+// SyncDir implements durable.FS.
+func (c *CrashFS) SyncDir(name string) error {
 	return c.step("syncdir", []string{name}, func() error {
 		n, err := c.walk(name)
 		if err == nil {
@@ -186,7 +198,8 @@ func (c *crashFS) SyncDir(name string) error {
 	})
 }
 
-func (c *crashFS) Lstat(name string) (fs.FileInfo, error) {
+// Lstat implements durable.FS.
+func (c *CrashFS) Lstat(name string) (fs.FileInfo, error) {
 	n, err := c.walk(name)
 	if err != nil {
 		return nil, err
@@ -194,7 +207,8 @@ func (c *crashFS) Lstat(name string) (fs.FileInfo, error) {
 	return info{path.Base(name), n}, nil
 }
 
-func (c *crashFS) SameFile(name1, name2 string) (bool, error) {
+// SameFile implements durable.FS.
+func (c *CrashFS) SameFile(name1, name2 string) (bool, error) {
 	a, err := c.walk(name1)
 	if err != nil {
 		return false, err
@@ -203,7 +217,8 @@ func (c *crashFS) SameFile(name1, name2 string) (bool, error) {
 	return a == b, err
 }
 
-func (c *crashFS) ReadDir(name string) ([]fs.FileInfo, error) {
+// ReadDir implements durable.FS.
+func (c *CrashFS) ReadDir(name string) ([]fs.FileInfo, error) {
 	n, err := c.walk(name)
 	if err != nil {
 		return nil, err
@@ -215,9 +230,9 @@ func (c *crashFS) ReadDir(name string) ([]fs.FileInfo, error) {
 	return infos, nil
 }
 
-// crash returns the files that a restart finds. keep decides for each name and
+// Crash returns the files that a restart finds. keep decides for each name and
 // each content that is not flushed whether the change reached the disk.
-func (c *crashFS) crash(keep func() bool) map[string]string {
+func (c *CrashFS) Crash(keep func() bool) map[string]string {
 	files := map[string]string{}
 	var visit func(prefix string, n *node)
 	visit = func(prefix string, n *node) {
@@ -241,6 +256,27 @@ func (c *crashFS) crash(keep func() bool) map[string]string {
 	return files
 }
 
+// Plant makes an empty file in the directory itself, behind everybody's back.
+func (c *CrashFS) Plant(name string) { c.root.current[name] = &node{} }
+
+// Vanish removes what the directory itself has under the name.
+func (c *CrashFS) Vanish(name string) { delete(c.root.current, name) }
+
+// Names returns the names in the directory itself.
+func (c *CrashFS) Names() []string { return slices.Sorted(maps.Keys(c.root.current)) }
+
+// ReadFile returns the present content of a file, which must not be modified.
+func (c *CrashFS) ReadFile(name string) ([]byte, error) {
+	n, err := c.walk(name)
+	if err != nil {
+		return nil, err
+	}
+	if n.dir {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrInvalid}
+	}
+	return n.data, nil
+}
+
 func (n *node) survivor(keep func() bool) string {
 	if n.flushed && len(n.synced) == len(n.data) {
 		return string(n.synced)
@@ -252,7 +288,7 @@ func (n *node) survivor(keep func() bool) string {
 }
 
 type openFile struct {
-	c    *crashFS
+	c    *CrashFS
 	n    *node
 	name string
 }
