@@ -205,10 +205,9 @@ func (u *indexUpdate) dropIf(drop func(*index.Table) bool) {
 func (u *indexUpdate) read(ctx context.Context, names []index.Name) error {
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
+	// Before the first one is read: what is read adds to it.
+	names = slices.DeleteFunc(slices.Clone(names), func(n index.Name) bool { return u.superseded[n] })
 	for _, n := range names {
-		if u.superseded[n] {
-			continue
-		}
 		g.Go(func() error {
 			seg, err := u.r.getSegment(gctx, n)
 			mu.Lock()
