@@ -29,6 +29,7 @@ var long = flag.Bool("long", false, "run the long form of exhaustive tests")
 type world struct {
 	bucket *repotest.Bucket
 	want   map[string]map[string]string // by point
+	dead   map[string]bool              // objects that nothing needs
 }
 
 // smallWorld has two points of different applications that share some data.
@@ -58,11 +59,45 @@ func smallWorld(tb testing.TB) *world {
 			}
 		}
 	}
+	w.addMarks(tb, r)
+	return w
+}
+
+// addMarks adds what tells processes of each other: a held point, one that is
+// held off from being forgotten, closed attempts, a condemned pack that is gone,
+// and what a verification has read.
+func (w *world) addMarks(tb testing.TB, r *repo.Repository) {
+	tb.Helper()
+	if _, err := r.Write(tb.Context(), repo.WriteOptions{ID: "garbage"}, func(ctx context.Context, wr *repo.Writer) error {
+		return wr.PutStream(ctx, "stream", strings.NewReader("garbage"))
+	}); err != nil {
+		tb.Fatal(err)
+	}
+	err := errors.Join(r.Hold(tb.Context(), "one", "somebody"), r.Forget(tb.Context(), "garbage"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := r.Collect(tb.Context(), &repo.CollectOptions{StaleAfter: -1, MaxDelete: 1}); err != nil {
+		tb.Fatal(err)
+	}
+	before := w.bucket.Objects()
+	if _, err := r.Write(tb.Context(), repo.WriteOptions{ID: "forgotten"}, func(ctx context.Context, wr *repo.Writer) error {
+		return wr.PutStream(ctx, "stream", strings.NewReader("not collected"))
+	}); err != nil {
+		tb.Fatal(err)
+	}
+	if err := r.Forget(tb.Context(), "forgotten"); err != nil {
+		tb.Fatal(err)
+	}
+	w.dead = map[string]bool{}
+	for object := range w.bucket.Objects() {
+		w.dead[object] = before[object] == nil
+	}
 	failed := errors.New("failed")
 	if _, err := r.Write(tb.Context(), repo.WriteOptions{ID: "dead"}, func(context.Context, *repo.Writer) error { return failed }); !errors.Is(err, failed) {
 		tb.Fatal(err)
 	}
-	return w
+	verify(tb, r, true)
 }
 
 // objects returns keys and contents, sorted by key.
@@ -157,7 +192,7 @@ func TestFlips(t *testing.T) {
 		}
 		w.bucket.Set(key, objects[key])
 	}
-	if len(kinds) != 7 || total > 64<<10 {
+	if len(kinds) != 12 || total > 64<<10 {
 		t.Errorf("%d kinds of objects, %d bytes", len(kinds), total)
 	}
 	t.Logf("%d changes of %d bytes in %d objects: %v", cases, total, len(keys), kinds)
@@ -206,6 +241,12 @@ func TestDeletions(t *testing.T) {
 		}
 		b.Delete(object)
 		rep, whole := w.look(t, b, "without "+object)
+		if w.dead[object] {
+			if rep == nil || !whole || kindOf(object) == "pack/" && !named(rep, object) {
+				t.Errorf("without %s: %+v", object, rep)
+			}
+			continue
+		}
 		switch kindOf(object) {
 		case "protect.repository", "key/":
 			if rep != nil {
@@ -217,6 +258,10 @@ func TestDeletions(t *testing.T) {
 			}
 		case "session/": // needed while the session runs
 			if rep == nil || len(rep.Damage) > 0 || !whole {
+				t.Errorf("without %s: %+v", object, rep)
+			}
+		case "forget/", "hold/", "closed/", "condemn/", "ledger/": // as if it had never been
+			if rep == nil || !whole || len(rep.Damage) > 0 && kindOf(object) != "condemn/" {
 				t.Errorf("without %s: %+v", object, rep)
 			}
 		case "epoch/": // needed to write
@@ -369,6 +414,12 @@ func TestDamageOfOthers(t *testing.T) {
 				p, err := r.Write(t.Context(), repo.WriteOptions{ID: "after " + name, Name: name}, func(ctx context.Context, wr *repo.Writer) error {
 					return wr.Put(ctx, "v", dir)
 				})
+				if kindOf(object) == "closed/" && how != "gone" {
+					if !errors.Is(err, repo.ErrCorrupt) { // nobody knows which attempts are left
+						t.Errorf("%s is %s: write %s: %v", object, how, name, err)
+					}
+					continue
+				}
 				if err != nil {
 					t.Errorf("%s is %s: write %s: %v", object, how, name, err)
 					continue

@@ -57,11 +57,14 @@ func (s *rootSet) newest(want func(*Point) bool) *Point {
 func (r *Repository) lookup(ctx context.Context, id string) (*Point, attempt, error) {
 	next := attempt{Name: r.keys.PointName(id)}
 	s, err := r.readRoots(ctx, fmt.Sprintf("%x-", next.Name))
+	if s != nil {
+		for _, p := range s.live() {
+			// Damage elsewhere must not keep us from reading the point.
+			return p, next, r.tolerate(err)
+		}
+	}
 	if err != nil {
 		return nil, next, err
-	}
-	for _, p := range s.live() {
-		return p, next, nil
 	}
 	last, used := s.closed.Max(next.Name)
 	for a := range s.points {

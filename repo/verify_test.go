@@ -188,7 +188,7 @@ func TestLies(t *testing.T) {
 		if object == "protect.repository" || kindOf(object) == "key/" {
 			continue // it does not open
 		}
-		rep := verify(t, reopen(t, w.bucket.Open(&repotest.Options{Fault: lie(object)}).Bucket()), true)
+		rep := verify(t, reopen(t, w.bucket.Clone(&repotest.Options{Fault: lie(object)}).Bucket()), true)
 		if !named(rep, object) {
 			t.Errorf("%s: %+v", object, rep.Damage)
 		}
