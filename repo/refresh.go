@@ -206,7 +206,10 @@ func (u *indexUpdate) read(ctx context.Context, names []index.Name) error {
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	for _, n := range names {
-		if u.superseded[n] {
+		mu.Lock()
+		skip := u.superseded[n]
+		mu.Unlock()
+		if skip {
 			continue
 		}
 		g.Go(func() error {
