@@ -175,19 +175,60 @@ func (c *collector) run(ctx context.Context) error {
 	return c.remember(ctx)
 }
 
-// mark finds out what the points and the pins of the view need.
+// maxViews bounds how often a run starts again because others move what it
+// needs.
+const maxViews = 10
+
+var errBusy = errors.New("other collections keep moving what is needed")
+
+// mark finds out what the points and the pins of the view need. If something is
+// not there, it looks again; only if nothing moves meanwhile, that is damage.
 func (c *collector) mark(ctx context.Context) error {
 	if c.cat == nil {
 		c.cat = newCatalog(c.r)
-		c.marks = newMarker(c.cat, func(done int64) { c.o.Progress("mark", done, 0) })
+		c.forgetMarks()
 	}
+	for range maxViews {
+		if err := c.cat.load(ctx); err != nil {
+			return err
+		}
+		err := c.marks.run(ctx, c.view)
+		if !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		moved, merr := c.disturbed(ctx)
+		if merr != nil {
+			return merr
+		}
+		if !moved {
+			return fmt.Errorf("nothing was deleted, since something that is needed cannot be read: %w", err)
+		}
+		c.forgetMarks()
+		if c.view, err = c.r.look(ctx); err != nil {
+			return err
+		}
+	}
+	return errBusy
+}
+
+func (c *collector) forgetMarks() {
+	c.marks = newMarker(c.cat, func(done int64) { c.o.Progress("mark", done, 0) })
+}
+
+// disturbed reports whether something that is missing may have been moved or
+// been let go since the view and the catalog were read. Whoever deletes a copy
+// has put another one into the index before; and whoever lets a point die has
+// closed it before.
+func (c *collector) disturbed(ctx context.Context) (bool, error) {
+	known := len(c.cat.known())
 	if err := c.cat.load(ctx); err != nil {
-		return err
+		return false, err
 	}
-	if err := c.marks.run(ctx, c.view); err != nil {
-		return err
+	closed, err := c.r.readClosed(ctx)
+	if err != nil {
+		return false, err
 	}
-	return c.cat.check()
+	return len(c.cat.known()) > known || !c.view.closed.Covers(closed), nil
 }
 
 // note adds to the report.

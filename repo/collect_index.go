@@ -66,6 +66,17 @@ func (c *catalog) seen(s *index.Segment) {
 	}
 }
 
+// known returns the packs that any segment knows, or knew.
+func (c *catalog) known() map[ondisk.PackRef]bool {
+	known := map[ondisk.PackRef]bool{}
+	for _, refs := range c.packs {
+		for _, ref := range refs {
+			known[ref] = true
+		}
+	}
+	return known
+}
+
 // close removes the files of tables that nobody else uses, or that are damaged.
 func (c *catalog) close() {
 	used := map[string]bool{}

@@ -173,12 +173,7 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 // tellTime asks for the time if that may decide about a pack: one that the index
 // does not know may be about to be indexed, or was left by a collector that died.
 func (c *collector) tellTime(ctx context.Context) error {
-	known := map[ondisk.PackRef]bool{}
-	for _, refs := range c.cat.packs {
-		for _, ref := range refs {
-			known[ref] = true
-		}
-	}
+	known := c.cat.known()
 	for ref, o := range c.world.packs {
 		if !known[ref] && !c.old(o.ModTime) && !c.o.DryRun {
 			return c.clock(ctx)

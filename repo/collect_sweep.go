@@ -142,20 +142,29 @@ type scanned struct {
 	lost      map[ondisk.ID]ondisk.PackRef // needed, and nowhere; and where they were
 }
 
-// scan reads everything again. Only if something that is needed is still missing
-// when it has done so twice, that is damage, and not another collector at work.
+// scan reads everything again. If a chunk is missing it starts once more, and
+// forgets what was needed earlier: the point may be dead by now, and what only it
+// needed be gone. A chunk that is missing while nothing moves is damage.
 func (c *collector) scan(ctx context.Context) (*scanned, error) {
-	for again := false; ; again = true {
+	for range maxViews {
 		s, err := c.scanOnce(ctx)
 		if err != nil || len(s.lost) == 0 {
 			return s, err
 		}
-		if again {
+		if c.marks.runs == 1 { // nothing but what this view needs
+			moved, err := c.disturbed(ctx)
+			if err != nil {
+				return nil, err
+			}
 			for id, ref := range s.lost {
-				return nil, &CorruptError{Object: ref.Key(), Chunk: id.String(), Err: errors.New("the pack is missing, and a recovery point needs it; nothing was deleted")}
+				if !moved {
+					return nil, &CorruptError{Object: ref.Key(), Chunk: id.String(), Err: errors.New("the pack is missing, and a recovery point needs it; nothing was deleted")}
+				}
 			}
 		}
+		c.forgetMarks()
 	}
+	return nil, errBusy
 }
 
 // scanOnce reads, in this order: what is needed, where it is said to be, what is
@@ -185,8 +194,12 @@ func (c *collector) scanOnce(ctx context.Context) (*scanned, error) {
 	if s.packs, err = c.r.listPacks(ctx); err != nil {
 		return nil, err
 	}
+	condemned, err := c.r.readCondemned(ctx) // maybe since the first look
+	if err != nil {
+		return nil, err
+	}
 	for ref, o := range c.world.packs {
-		if _, there := s.packs[ref]; !there && !s.condemned.Has(ref) {
+		if _, there := s.packs[ref]; !there && !condemned.Has(ref) {
 			return nil, corrupt(o.Key, vanished)
 		}
 	}

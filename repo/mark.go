@@ -5,7 +5,6 @@ package repo
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -26,6 +25,7 @@ const markers = 32
 type marker struct {
 	cat      *catalog
 	progress func(done int64)
+	runs     int
 
 	live   bitset // reached from a live point: must be there
 	pinned bitset // reached from a dead one, or a hint: is kept if it is there
@@ -58,9 +58,10 @@ func newMarker(cat *catalog, progress func(int64)) *marker {
 	return m
 }
 
-// run marks what the view needs. What a live point needs must be there: if it
-// is not, and not because somebody just moved it, that is damage.
+// run marks what the view needs. If something that a live point needs cannot be
+// read, the error matches ErrCorrupt, and the marks are not to be used again.
 func (m *marker) run(ctx context.Context, v *rootView) error {
+	m.runs++
 	var roots []node
 	for _, p := range v.live() {
 		roots = append(roots, rootsOf(p)...)
@@ -68,16 +69,8 @@ func (m *marker) run(ctx context.Context, v *rootView) error {
 	if err := m.walk(ctx, &m.live, roots); err != nil {
 		return err
 	}
-	if lost := m.takeLost(); len(lost) > 0 {
-		if err := m.cat.load(ctx); err != nil {
-			return err
-		}
-		if err := m.walk(ctx, &m.live, lost); err != nil {
-			return err
-		}
-		for _, n := range m.takeLost() {
-			return fmt.Errorf("nothing was deleted, since something that is needed cannot be read: %w", m.why(ctx, n))
-		}
+	for _, n := range m.takeLost() {
+		return m.why(ctx, n)
 	}
 	roots = m.hints
 	for _, p := range v.pins() {
