@@ -229,6 +229,7 @@ func TestBlockHoles(t *testing.T) {
 		t.Errorf("%d bytes read, %+v", n, p.Stats)
 	}
 	zeros := bytes.Join([][]byte{data, make([]byte, 9*mib), data, make([]byte, 9*mib), data}, nil)
+	r, _ = newRepo(t)
 	p, err = blocks(t, r, "1", bytes.NewReader(zeros), len(zeros), nil)
 	if err != nil || p.Stats.New > 3*mib+260*kib || !bytes.Equal(content(t, r, p, "."), zeros) {
 		t.Errorf("%+v, %v", p, err)
@@ -252,6 +253,59 @@ func TestBlockHoles(t *testing.T) {
 	}
 	if holes < 16*mib {
 		t.Errorf("%d bytes of holes", holes)
+	}
+}
+
+// TestExactHashes has every page of volumes with holes and odd sizes compared
+// with its hash: what a map without any change says must be true.
+func TestExactHashes(t *testing.T) {
+	const half = 512 * kib
+	start, zeros := random(1, 3*half), make([]byte, 70*mib)
+	odd := append(bytes.Clone(start), zeros[:100]...)
+	for name, generations := range map[string][][]byte{
+		"zeros in between":     {bytes.Join([][]byte{start, zeros, start}, nil)},
+		"zeros in front":       {append(zeros[:40*mib:40*mib], start...)},
+		"an odd size":          {start[:len(start)-77]},
+		"zeros that grow":      {odd, append(bytes.Clone(start), zeros[:16*kib]...), append(bytes.Clone(start), zeros[:16*kib+1]...)},
+		"zeros that shrink":    {append(bytes.Clone(start), zeros[:16*kib]...), odd, start},
+		"shrinks in a page":    {start, start[:len(start)-77], start[:len(start)-78]},
+		"grows in a page":      {start[:len(start)-78], start[:len(start)-77], start},
+		"becomes too small":    {start, start[:mib-1], start},
+		"zeros of a long time": {append(bytes.Clone(start), zeros...), start, append(bytes.Clone(start), zeros...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, b := newRepo(t)
+			for i, data := range generations {
+				name := filepath.Join(t.TempDir(), "volume")
+				if err := writeSparse(name, data, true); err != nil {
+					t.Fatal(err)
+				}
+				f, err := os.Open(name) // its holes are known
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				opts := &repo.BlockOptions{Parent: fmt.Sprint(i-1, " again"), Sample: 1}
+				if i == 0 {
+					opts = nil
+				}
+				for _, id := range []string{fmt.Sprint(i), fmt.Sprint(i, " again")} {
+					p, err := blocks(t, r, id, f, len(data), opts)
+					if err != nil {
+						t.Fatalf("point %q: %v", id, err)
+					}
+					if !bytes.Equal(content(t, r, p, "."), data) {
+						t.Fatalf("point %q differs", id)
+					}
+					if strings.HasSuffix(id, "again") && len(data) >= mib && p.Stats.New > 2*kib { // the entry has the time
+
+						t.Errorf("point %q: %d bytes are new", id, p.Stats.New)
+					}
+					opts = &repo.BlockOptions{Parent: fmt.Sprint(i), Sample: 1}
+				}
+			}
+			healthy(t, reopen(t, b), 2*len(generations))
+		})
 	}
 }
 

@@ -150,10 +150,7 @@ func TestInsertion(t *testing.T) {
 // TestFragmentation changes pages of a volume over and over: it stays in few
 // pieces, and that costs little.
 func TestFragmentation(t *testing.T) {
-	generations := 60
-	if *long {
-		generations = 200
-	}
+	const generations = 200
 	rng := rand.New(rand.NewPCG(3, 3))
 	data := make([]byte, 4*mib)
 	fill(rng, data)
@@ -173,7 +170,7 @@ func TestFragmentation(t *testing.T) {
 			t.Fatalf("generation %d: content differs", i)
 		}
 	}
-	perPage := float64(written) / float64(generations*6)
+	perPage := float64(written) / (generations * 6)
 	t.Logf("up to %d pieces, %.1f KiB for each page", most, perPage/kib)
 	if most < 16 {
 		t.Error("the bound was never reached")
@@ -257,7 +254,7 @@ func TestEdits(t *testing.T) {
 			p, err := r.Write(t.Context(), repo.WriteOptions{ID: fmt.Sprint(gen), Name: "app", Reuse: reuse}, func(ctx context.Context, w *repo.Writer) error {
 				switch how {
 				case "file":
-					if err := writeSparse(name, data, rng); err != nil {
+					if err := writeSparse(name, data, rng.IntN(2) == 0); err != nil {
 						return err
 					}
 					return w.Put(ctx, "v", name)
@@ -288,8 +285,8 @@ func TestEdits(t *testing.T) {
 	}
 }
 
-// writeSparse writes a file anew, sometimes with its zeros as holes.
-func writeSparse(name string, data []byte, rng *rand.Rand) error {
+// writeSparse writes a file anew, with its zeros as holes if sparse is set.
+func writeSparse(name string, data []byte, sparse bool) error {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
@@ -298,7 +295,6 @@ func writeSparse(name string, data []byte, rng *rand.Rand) error {
 	if err := f.Truncate(int64(len(data))); err != nil {
 		return err
 	}
-	sparse := rng.IntN(2) == 0
 	for off := 0; off < len(data); off += 4 * kib {
 		page := data[off:min(len(data), off+4*kib)]
 		if sparse && len(bytes.Trim(page, "\x00")) == 0 {

@@ -10,8 +10,12 @@
 //
 // # What is stored
 //
-// Contents are cut into chunks at boundaries that depend on the content;
-// small files share chunks. Chunks are named by a keyed hash, stored once,
+// Contents are cut into chunks at boundaries that depend on the content, those
+// of databases and disks into chunks of 1 MiB; small files share chunks. Of a
+// file of 1 MiB or more that changed, only the pages of 16 KiB are stored that
+// differ from those at the same place in the parent, the last point of the
+// same name; runs of 256 KiB and more are cut by their content, so that it may
+// move. Chunks are named by a keyed hash, stored once,
 // compressed (zstd), sealed (AES-256-GCM) and collected into packs of about 32
 // MiB. Every file is a list of slices of chunks, and every volume one tree of
 // entries in path order. Names, sizes and times are encrypted like contents;

@@ -26,8 +26,8 @@ type WriteOptions struct {
 	// ID is the identifier of the point, chosen by the caller: 1 to 255 bytes
 	// of UTF-8 without control characters. Required.
 	ID string
-	// Name groups points; the last one of the same name is the parent, whose
-	// unchanged small files are not stored again.
+	// Name groups points; the last one of the same name is the parent, with
+	// which files are compared so that only changes are stored.
 	Name string
 	// Time is recorded in the point. The zero value means now.
 	Time time.Time
