@@ -64,6 +64,11 @@ type Config struct {
 	Repository *repo.Repository
 	// Snapshots cuts the volumes. Required.
 	Snapshots *snapshot.Provider
+	// Reuse says by what a file is known to be unchanged where snapshots do not
+	// keep inodes and their times, so that it need not be read; see repo.Reuse.
+	// Those that do are always compared by change times. The zero value reads
+	// every file.
+	Reuse repo.Reuse
 	// Journal remembers freezes over the death of the process. Required for
 	// applications with a hooks.Persistent member.
 	Journal hooks.Journal

@@ -220,7 +220,7 @@ func (p *Protector) upload(ctx context.Context, app *Application, s State, info 
 	}
 	opts := repo.WriteOptions{
 		ID: s.ID, Name: app.Name, Time: s.Cut.Time, Level: s.Cut.Level.String(), Labels: app.Labels, Evidence: evidence,
-		Progress: p.events.progress(ctx, info),
+		Progress: p.events.progress(ctx, info), Reuse: p.cfg.Reuse,
 	}
 	if p.cfg.Snapshots.PointInTime() { // it keeps inodes and their times; clones are new each time
 		opts.Reuse = repo.ReuseByChangeTime

@@ -30,7 +30,7 @@ type backupResult struct {
 // backupFlags say what to do with the paths.
 type backupFlags struct {
 	freezeFlags
-	name, id, require, staging, snapshot string
+	name, id, require, staging, snapshot, parent string
 }
 
 func (c *cli) backupCommand() *cobra.Command {
@@ -54,6 +54,7 @@ by shared extents where the file system has them (btrfs, XFS), else as copies.`,
 	fs.StringVar(&f.id, "id", "", "id of the recovery point; one that is there already is success (default: a new one)")
 	fs.StringVar(&f.require, "require", "none", "weakest consistency to accept: none, crash-single, crash-group, filesystem-group or application")
 	fs.StringVar(&f.staging, "staging", "", "directory for a hidden one with the snapshots (default: beside the first PATH)")
+	fs.StringVar(&f.parent, "parent", parentNone, "auto does not read files that are unchanged since the last point of the name, by their times; none reads all")
 	fs.StringVar(&f.snapshot, "snapshot", snapshotAuto, "how to cut: live (not at all), reflink or btrfs; auto is reflink if something freezes, else live")
 	f.register(fs)
 	return cmd
@@ -81,7 +82,7 @@ func (c *cli) backup(ctx context.Context, f *backupFlags, paths []string) error 
 	}
 	return c.withRepository(ctx, func(ctx context.Context, r *repo.Repository) error {
 		if stream != "" {
-			p, err := c.backupStream(ctx, r, app, f.id, stream)
+			p, err := c.backupStream(ctx, r, app, f, stream)
 			if err != nil {
 				return err
 			}
@@ -131,6 +132,11 @@ func (f *backupFlags) resolve(stream bool, require protect.Consistency) error {
 	default:
 		return fmt.Errorf("--snapshot %q: want auto, live, reflink or btrfs", f.snapshot)
 	}
+	switch f.parent {
+	case parentAuto, parentNone:
+	default:
+		return fmt.Errorf("--parent %q: want auto or none", f.parent)
+	}
 	switch {
 	case f.freezes() && stream:
 		return errors.New("stdin cannot be frozen: back it up without --hold, --freeze and --thaw")
@@ -142,6 +148,25 @@ func (f *backupFlags) resolve(stream bool, require protect.Consistency) error {
 		return fmt.Errorf("%w: stdin is of the level %s, --require is %s", protect.ErrConsistency, protect.None, require)
 	}
 	return nil
+}
+
+// The values of --parent.
+const (
+	parentAuto = "auto"
+	parentNone = "none"
+)
+
+// reuse returns by what a file is known to be unchanged. The inodes and change
+// times of clones are new each time.
+func (f *backupFlags) reuse() repo.Reuse {
+	switch {
+	case f.parent == parentNone:
+		return repo.ReuseNever
+	case f.snapshot == snapshotReflink:
+		return repo.ReuseByModTime
+	default:
+		return repo.ReuseByChangeTime
+	}
 }
 
 // backupVolumes has a Protector take the point.
@@ -162,7 +187,7 @@ func (c *cli) backupVolumes(ctx context.Context, r *repo.Repository, app *protec
 	bar := c.newBar("backup")
 	defer bar.close()
 	p, err := protect.New(protect.Config{
-		Repository: r, Snapshots: drv, Journal: journal, Logger: c.log,
+		Repository: r, Snapshots: drv, Reuse: f.reuse(), Journal: journal, Logger: c.log,
 		Events: &protect.Events{
 			Progress: func(_ context.Context, _ protect.PhaseInfo, p repo.Progress) { bar.backup(p) },
 		},

@@ -21,14 +21,14 @@ import (
 	"github.com/stillpoint-go/protect/repo/dirbucket"
 )
 
-// bucket opens the repository's bucket. Any that gocloud.dev can open will do.
-func (c *cli) bucket(ctx context.Context) (*blob.Bucket, error) {
-	if c.repository == "" {
+// openBucket opens a repository's bucket. Any that gocloud.dev can open will do.
+func openBucket(ctx context.Context, url string) (*blob.Bucket, error) {
+	if url == "" {
 		return nil, errors.New("there is no repository: use --repo URL")
 	}
 	mux := blob.DefaultURLMux()
 	dirbucket.Register(mux)
-	b, err := mux.OpenBucket(ctx, c.repository)
+	b, err := mux.OpenBucket(ctx, url)
 	if err != nil {
 		return nil, fmt.Errorf("open the bucket: %w", err)
 	}
@@ -51,20 +51,25 @@ func (c *cli) newBucket(ctx context.Context) (*blob.Bucket, error) {
 		q := u.Query()
 		q.Set("create_dir", "true")
 		u.RawQuery = q.Encode()
-		clone := *c
-		clone.repository = u.String()
-		return clone.bucket(ctx)
+		return openBucket(ctx, u.String())
 	}
-	return c.bucket(ctx)
+	return openBucket(ctx, c.repository)
 }
 
-// redact returns the text of an error without the secrets that the
-// repository's URL may hold, which bucket drivers quote in their errors.
+// redact returns the text of an error without the secrets that the URLs of
+// repositories may hold, which bucket drivers quote in their errors.
 func (c *cli) redact(err error) string {
 	text := err.Error()
-	_, query, _ := strings.Cut(c.repository, "?")
+	for _, u := range []string{c.repository, c.other} {
+		text = redactURL(text, u)
+	}
+	return text
+}
+
+func redactURL(text, repository string) string {
+	_, query, _ := strings.Cut(repository, "?")
 	secrets := []string{query}
-	if u, err := url.Parse(c.repository); err == nil {
+	if u, err := url.Parse(repository); err == nil {
 		secrets = append(secrets, u.RawQuery, u.Query().Encode())
 		if p, ok := u.User.Password(); ok {
 			secrets = append(secrets, p, url.QueryEscape(p), url.PathEscape(p))

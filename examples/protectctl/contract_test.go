@@ -34,7 +34,8 @@ func TestJSON(t *testing.T) {
 	o = nil
 	w.json(&o, "backup", "--id", "one", w.path("data"))
 	if diff := cmp.Diff([]string{
-		"bytes", "bytes_new", "bytes_stored", "dirs", "doubts", "elapsed_ms", "files", "frozen_ms", "id", "level", "name", "skipped", "time",
+		"bytes", "bytes_new", "bytes_stored", "committed", "dirs", "doubts", "elapsed_ms", "files", "frozen_ms", "id", "level", "name", "origin",
+		"skipped", "time",
 	}, keys(o)); diff != "" {
 		t.Errorf("backup (-want +got):\n%s", diff)
 	}
@@ -56,15 +57,15 @@ func TestJSON(t *testing.T) {
 	if len(list) != 2 || list[0]["id"] != "two" || list[1]["id"] != "one" || list[1]["name"] != "data" {
 		t.Errorf("list: %v", list)
 	}
-	if diff := cmp.Diff([]string{"bytes", "bytes_new", "bytes_stored", "dirs", "files", "id", "level", "name", "time"}, keys(list[0])); diff != "" {
+	if diff := cmp.Diff([]string{"bytes", "bytes_new", "bytes_stored", "committed", "dirs", "files", "id", "level", "name", "origin", "time"}, keys(list[0])); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
 	}
 
 	o = nil
 	w.json(&o, "show", "one")
 	if diff := cmp.Diff([]string{
-		"bytes", "bytes_new", "bytes_stored", "chunks_new", "dirs", "doubts", "evidence", "files", "frozen_ms", "id", "labels", "level",
-		"name", "packs", "skew_ms", "time", "volumes",
+		"bytes", "bytes_new", "bytes_stored", "chunks_new", "committed", "dirs", "doubts", "evidence", "files", "frozen_ms", "id", "labels", "level",
+		"name", "origin", "packs", "skew_ms", "time", "volumes",
 	}, keys(o)); diff != "" {
 		t.Errorf("show (-want +got):\n%s", diff)
 	}
@@ -80,7 +81,7 @@ func TestJSON(t *testing.T) {
 
 	o = nil
 	w.json(&o, "verify", "--data")
-	if diff := cmp.Diff([]string{"bytes", "damage", "objects", "points", "unknown"}, keys(o)); diff != "" {
+	if diff := cmp.Diff([]string{"bytes", "damage", "level", "objects", "packs", "points", "unindexed", "unknown"}, keys(o)); diff != "" {
 		t.Errorf("verify (-want +got):\n%s", diff)
 	}
 	if o["points"] != 2.0 || len(o["damage"].([]any)) != 0 {
@@ -89,7 +90,7 @@ func TestJSON(t *testing.T) {
 
 	o = nil
 	w.json(&o, "stats")
-	if diff := cmp.Diff([]string{"bytes", "bytes_stored", "chunks", "dedup_ratio", "objects", "packs", "points"}, keys(o)); diff != "" {
+	if diff := cmp.Diff([]string{"bytes", "bytes_stored", "chunks", "dedup_ratio", "objects", "packs", "points", "sessions"}, keys(o)); diff != "" {
 		t.Errorf("stats (-want +got):\n%s", diff)
 	}
 	if o["points"] != 2.0 || o["bytes"] != 20.0 {
@@ -121,6 +122,16 @@ func TestHuman(t *testing.T) {
 		{[]string{"restore", "one", w.path("out")}, w.path("out")},
 		{[]string{"verify", "--data"}, "no damage"},
 		{[]string{"stats"}, "recovery points"},
+		{[]string{"verify", "--level", "data", "--budget", "1MB"}, "no damage"},
+		{[]string{"repair"}, "no damage left"},
+		{[]string{"hold", "add", "one", "--by", "me"}, "is held by me"},
+		{[]string{"hold", "remove", "one", "--by", "me"}, "is held by nobody"},
+		{[]string{"hold", "list", "one"}, "nobody"},
+		{[]string{"forget", "--keep-last", "3"}, "last 1 of 3"},
+		{[]string{"forget", "-n", "one"}, "1 would be forgotten"},
+		{[]string{"gc"}, "1 recovery points kept"},
+		{[]string{"key", "list"}, "passphrase"},
+		{[]string{"head"}, "1:"},
 		{[]string{"--help"}, "restore"},
 	} {
 		o := w.run(nil, tc.args...)
@@ -142,43 +153,75 @@ func TestFailures(t *testing.T) {
 		w.ok(nil, "backup", "--id", id, data)
 	}
 	for name, args := range map[string][]string{
-		"no command":            {},
-		"unknown command":       {"explode"},
-		"unknown flag":          {"list", "--explode"},
-		"init twice":            {"init"},
-		"bad kdf":               {"init", "--kdf", "none"},
-		"no paths":              {"backup"},
-		"missing path":          {"backup", w.path("missing")},
-		"path given twice":      {"backup", data, data},
-		"stdin given twice":     {"backup", "-", "-"},
-		"hold and pair":         {"backup", "--hold", "cat", "--freeze", "true", "--thaw", "true", data},
-		"freeze alone":          {"backup", "--freeze", "true", data},
-		"stdin held":            {"backup", "--hold", "cat", "-"},
-		"live held":             {"backup", "--hold", "cat", "--snapshot", "live", data},
-		"hold not found":        {"backup", "--hold", "/no/such/program", data},
-		"hold not quoted":       {"backup", "--hold", "'x", data},
-		"hold without READY":    {"backup", "--hold", "true", data},
-		"window too long":       {"backup", "--hold", "cat", "--window", "2m", data},
-		"negative window":       {"backup", "--window", "-1s", data},
-		"unknown level":         {"backup", "--require", "best", data},
-		"level not reached":     {"backup", "--require", "crash-single", data},
-		"stdin level":           {"backup", "--require", "application", "-"},
-		"unknown snapshot":      {"backup", "--snapshot", "lvm", data},
-		"reserved id":           {"backup", "--id", "latest", data},
-		"unknown point":         {"show", "nothing"},
-		"unknown latest":        {"show", "latest:nothing"},
-		"ambiguous point":       {"show", "other"},
-		"empty point":           {"show", ""},
-		"restore unknown point": {"restore", "nothing", w.path("out")},
-		"restore unknown path":  {"restore", "one", w.path("out"), "--path", "nothing"},
-		"restore full target":   {"restore", "one", w.path("full")},
-		"restore to a file":     {"restore", "one", w.path("full/file")},
-		"wrong password":        {"list", "--password-file", w.path("password")},
-		"empty password":        {"list", "--password-file", w.path("empty-password")},
-		"missing password file": {"list", "--password-file", w.path("missing")},
-		"unknown scheme":        {"list", "--repo", "nowhere://bucket"},
-		"no repository":         {"list", "--repo", "dir://" + data},
-		"init in no directory":  {"init", "--repo", "dir://" + w.path("no/repository")},
+		"no command":             {},
+		"unknown command":        {"explode"},
+		"unknown flag":           {"list", "--explode"},
+		"init twice":             {"init"},
+		"bad kdf":                {"init", "--kdf", "none"},
+		"no paths":               {"backup"},
+		"missing path":           {"backup", w.path("missing")},
+		"path given twice":       {"backup", data, data},
+		"stdin given twice":      {"backup", "-", "-"},
+		"hold and pair":          {"backup", "--hold", "cat", "--freeze", "true", "--thaw", "true", data},
+		"freeze alone":           {"backup", "--freeze", "true", data},
+		"stdin held":             {"backup", "--hold", "cat", "-"},
+		"live held":              {"backup", "--hold", "cat", "--snapshot", "live", data},
+		"hold not found":         {"backup", "--hold", "/no/such/program", data},
+		"hold not quoted":        {"backup", "--hold", "'x", data},
+		"hold without READY":     {"backup", "--hold", "true", data},
+		"window too long":        {"backup", "--hold", "cat", "--window", "2m", data},
+		"negative window":        {"backup", "--window", "-1s", data},
+		"unknown level":          {"backup", "--require", "best", data},
+		"level not reached":      {"backup", "--require", "crash-single", data},
+		"stdin level":            {"backup", "--require", "application", "-"},
+		"unknown snapshot":       {"backup", "--snapshot", "lvm", data},
+		"reserved id":            {"backup", "--id", "latest", data},
+		"unknown parent":         {"backup", "--parent", "one", data},
+		"unknown level of depth": {"verify", "--level", "deep"},
+		"two levels":             {"verify", "--level", "data", "--data"},
+		"budget without level":   {"verify", "--budget", "1GB"},
+		"budget of nothing":      {"verify", "--level", "data", "--budget", "0"},
+		"forget nothing":         {"forget"},
+		"forget all":             {"forget", "--min-points", "3"},
+		"forget unknown":         {"forget", "one", "nothing"},
+		"forget ambiguous":       {"forget", "other"},
+		"points and policy":      {"forget", "one", "--keep-last", "3"},
+		"negative policy":        {"forget", "--keep-last", "3", "--keep-daily", "-1"},
+		"policy without unit":    {"forget", "--keep-within", "30"},
+		"share above all":        {"forget", "--keep-last", "1", "--max-share", "2"},
+		"share of nothing":       {"forget", "--keep-last", "1", "--max-share", "0"},
+		"too many at once":       {"forget", "--keep-last", "1"},
+		"hold without holder":    {"hold", "add", "one"},
+		"hold nothing":           {"hold", "add", "nothing", "--by", "me"},
+		"hold alone":             {"hold"},
+		"key alone":              {"key"},
+		"key not there":          {"key", "remove", "0123456789abcdef"},
+		"key of no form":         {"key", "remove", "../x"},
+		"key without password":   {"key", "add"},
+		"key with an empty one":  {"key", "add", "--new-password-file", w.path("empty-password")},
+		"key of unknown cost":    {"key", "rotate", "--kdf", "none"},
+		"copy to nowhere":        {"copy", "one"},
+		"copy to no repository":  {"copy", "--to", "dir://" + data},
+		"copy unknown point":     {"copy", "--to", w.repo, "nothing"},
+		"repair from nowhere":    {"repair", "--from", "dir://" + data},
+		"remove what is needed":  {"repair", "--remove", "protect.repository"},
+		"gc with a bad share":    {"gc", "--max-delete", "2"},
+		"head of another form":   {"list", "--head", "x"},
+		"head in no file":        {"list", "--head", "@" + w.path("missing")},
+		"unknown point":          {"show", "nothing"},
+		"unknown latest":         {"show", "latest:nothing"},
+		"ambiguous point":        {"show", "other"},
+		"empty point":            {"show", ""},
+		"restore unknown point":  {"restore", "nothing", w.path("out")},
+		"restore unknown path":   {"restore", "one", w.path("out"), "--path", "nothing"},
+		"restore full target":    {"restore", "one", w.path("full")},
+		"restore to a file":      {"restore", "one", w.path("full/file")},
+		"wrong password":         {"list", "--password-file", w.path("password")},
+		"empty password":         {"list", "--password-file", w.path("empty-password")},
+		"missing password file":  {"list", "--password-file", w.path("missing")},
+		"unknown scheme":         {"list", "--repo", "nowhere://bucket"},
+		"no repository":          {"list", "--repo", "dir://" + data},
+		"init in no directory":   {"init", "--repo", "dir://" + w.path("no/repository")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

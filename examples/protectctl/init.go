@@ -22,7 +22,7 @@ type initResult struct {
 }
 
 func (c *cli) initCommand() *cobra.Command {
-	var kdf string
+	var kdf kdfFlag
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a repository in the bucket",
@@ -31,21 +31,17 @@ func (c *cli) initCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.init(cmd.Context(), kdf) },
 	}
-	cmd.Flags().StringVar(&kdf, "kdf", "default", `cost of guessing the password: "default" (Argon2id, 64 MiB), or "fast" for passwords that are random keys`)
+	kdf.register(cmd.Flags())
 	return cmd
 }
 
-func (c *cli) init(ctx context.Context, kdf string) (err error) {
+func (c *cli) init(ctx context.Context, kdf kdfFlag) (err error) {
 	key, err := c.key()
 	if err != nil {
 		return err
 	}
-	switch kdf {
-	case "default":
-	case "fast":
-		key = key.WithKDF(1, 64, 1) // one pass over 64 KiB
-	default:
-		return fmt.Errorf("--kdf %q: want default or fast", kdf)
+	if key, err = kdf.apply(key); err != nil {
+		return err
 	}
 	bucket, err := c.newBucket(ctx)
 	if err != nil {

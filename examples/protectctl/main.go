@@ -4,7 +4,7 @@
 // program of the library: every command is a file here that reads its flags,
 // calls the library and prints what came of it.
 //
-//	protectctl --repo URL [--password-file F] [--json] COMMAND
+//	protectctl --repo URL [--password-file F] [--cache DIR] [--head HEAD] [--json] COMMAND
 //
 //	init                      make a repository
 //	backup PATH…              take a recovery point of folders, files, or "-" (stdin)
@@ -14,7 +14,14 @@
 //	diff POINT POINT          what is different in the second
 //	dump POINT PATH           one file, to stdout
 //	restore POINT TARGET      write one to a directory
-//	verify [--data]           check that everything is complete and authentic
+//	verify [--level L]        check that everything is complete and authentic
+//	repair                    repair what can be repaired
+//	forget POINT… | --keep-…  forget points: these, or what a policy does not keep
+//	hold add|remove|list      keep a point from being forgotten
+//	gc                        free what no point needs any more
+//	copy --to URL [POINT…]    copy points to another repository
+//	key add|remove|list|rotate  the passwords that open the repository
+//	head                      what tells later that nothing was put back
 //	stats                     what the repository holds and takes
 //
 // The URL is that of any bucket: dir:///srv/backup for a local directory,
@@ -25,8 +32,9 @@
 // # Exit status
 //
 // 0 is full success, 1 a failure, and 3 says that damage was found in the
-// repository. With --json the result is on stdout, and nothing else is: one
-// object, or an array for list and ls. Errors go to stderr, as text.
+// repository, or that it was put back to an earlier state. With --json the result
+// is on stdout, and nothing else is: one object, or an array for list, ls and key
+// list. Errors go to stderr, as text.
 //
 // # Freezes
 //

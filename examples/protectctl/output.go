@@ -34,6 +34,9 @@ func millis(d time.Duration) float64 { return math.Round(d.Seconds()*1e6) / 1e3 
 // size is a number of bytes for people.
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) } // not negative
 
+// some is a list as JSON shows it: never null.
+func some[T any](list []T) []T { return append([]T{}, list...) }
+
 // text is a foreign string for a terminal: what could drive it is quoted.
 func text(s string) string {
 	if q := fmt.Sprintf("%q", s); q[1:len(q)-1] != s {

@@ -20,9 +20,13 @@ type pointResult struct {
 	Name  string    `json:"name"`
 	Time  time.Time `json:"time"`
 	Level string    `json:"level"`
-	Files int64     `json:"files"` // entries other than directories
-	Dirs  int64     `json:"dirs"`
-	Bytes int64     `json:"bytes"` // size of all files
+	// Committed is when the store saw it, by the store's clock, and Origin the
+	// repository that it was first committed to if it is a copy.
+	Committed time.Time `json:"committed,omitzero"`
+	Origin    string    `json:"origin"`
+	Files     int64     `json:"files"` // entries other than directories
+	Dirs      int64     `json:"dirs"`
+	Bytes     int64     `json:"bytes"` // size of all files
 	// BytesNew is the content that the repository did not have before, and
 	// BytesStored what was written to the bucket for it.
 	BytesNew    int64 `json:"bytes_new"`
@@ -31,7 +35,7 @@ type pointResult struct {
 
 func newPointResult(p *repo.Point) pointResult {
 	return pointResult{
-		ID: p.ID, Name: p.Name, Time: p.Time, Level: p.Level,
+		ID: p.ID, Name: p.Name, Time: p.Time, Level: p.Level, Committed: p.Committed, Origin: p.Origin,
 		Files: p.Stats.Files, Dirs: p.Stats.Dirs, Bytes: p.Stats.Bytes,
 		BytesNew: p.Stats.New, BytesStored: p.Stats.Stored,
 	}

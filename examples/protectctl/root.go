@@ -25,7 +25,10 @@ const (
 // cli is what the commands have in common.
 type cli struct {
 	repository   string // its URL, which may hold secrets
+	other        string // that of a second repository, likewise
 	passwordFile string
+	cache        string
+	head         string
 	json         bool
 	noProgress   bool
 	verbose      bool
@@ -50,7 +53,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, errDamage) || errors.Is(err, repo.ErrCorrupt):
+	case errors.Is(err, errDamage) || errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrRollback):
 		fmt.Fprintln(stderr, "protectctl:", c.redact(err))
 		return exitDamage
 	default:
@@ -81,6 +84,8 @@ func (c *cli) command() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&c.repository, "repo", "", "URL of the repository's bucket, such as dir:///srv/backup (required)")
 	f.StringVar(&c.passwordFile, "password-file", "", "file with the password; default: $"+passwordVariable)
+	f.StringVar(&c.cache, "cache", "", "directory for copies of the repository's metadata, which is made if it is missing")
+	f.StringVar(&c.head, "head", "", "what the command head printed earlier, or @ and a file that holds it: fail if the repository has been put back since")
 	f.BoolVar(&c.json, "json", false, "print the result as JSON")
 	f.BoolVarP(&c.noProgress, "quiet", "q", false, "show no progress")
 	f.BoolVar(&c.noProgress, "no-progress", false, "the same")
@@ -88,25 +93,46 @@ func (c *cli) command() *cobra.Command {
 	root.AddCommand(
 		c.initCommand(), c.backupCommand(), c.listCommand(), c.showCommand(),
 		c.lsCommand(), c.diffCommand(), c.dumpCommand(),
-		c.restoreCommand(), c.verifyCommand(), c.statsCommand(),
+		c.restoreCommand(), c.verifyCommand(), c.repairCommand(), c.statsCommand(),
+		c.forgetCommand(), c.holdCommand(), c.gcCommand(), c.copyCommand(), c.keyCommand(), c.headCommand(),
 	)
 	return root
 }
 
 // withRepository opens the repository for fn.
 func (c *cli) withRepository(ctx context.Context, fn func(context.Context, *repo.Repository) error) (err error) {
+	head, err := c.expectedHead()
+	if err != nil {
+		return err
+	}
 	key, err := c.key()
 	if err != nil {
 		return err
 	}
-	bucket, err := c.bucket(ctx)
+	return c.open(ctx, c.repository, key, &repo.Options{Logger: c.log, CacheDir: c.cache, Head: head}, fn)
+}
+
+// open opens the repository at the URL for fn.
+func (c *cli) open(ctx context.Context, url string, key repo.Key, opts *repo.Options, fn func(context.Context, *repo.Repository) error) (err error) {
+	bucket, err := openBucket(ctx, url)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, bucket.Close()) }()
-	r, err := repo.Open(ctx, bucket, key, &repo.Options{Logger: c.log})
+	r, err := repo.Open(ctx, bucket, key, opts)
 	if err != nil {
 		return err
 	}
 	return fn(ctx, r)
+}
+
+// withOther opens a second repository for fn. Without a password file of its
+// own it has the password of the first.
+func (c *cli) withOther(ctx context.Context, url, passwordFile string, fn func(context.Context, *repo.Repository) error) error {
+	c.other = url // secrets in it are not shown
+	key, err := c.keyFrom(passwordFile)
+	if err != nil {
+		return err
+	}
+	return c.open(ctx, url, key, &repo.Options{Logger: c.log}, fn)
 }

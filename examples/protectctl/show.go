@@ -78,6 +78,10 @@ func (s *showResult) write(w io.Writer) {
 	fmt.Fprintf(w, "id\t%s\n", text(s.ID))
 	fmt.Fprintf(w, "name\t%s\n", text(s.Name))
 	fmt.Fprintf(w, "time\t%s\n", s.Time.Local().Format(time.RFC3339))
+	fmt.Fprintf(w, "committed\t%s\n", s.Committed.Local().Format(time.RFC3339))
+	if s.Origin != "" {
+		fmt.Fprintf(w, "origin\trepository %s\n", text(s.Origin))
+	}
 	fmt.Fprintf(w, "level\t%s\n", text(s.Level))
 	for _, d := range s.Doubts {
 		fmt.Fprintf(w, "doubt\t%s\n", text(d))

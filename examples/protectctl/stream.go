@@ -13,10 +13,10 @@ import (
 // backupStream stores stdin as a volume, beside the volumes of the
 // application. A stream is read once and while the session is open, so that it
 // is a session of the repository and not a snapshot of anything.
-func (c *cli) backupStream(ctx context.Context, r *repo.Repository, app *protect.Application, id, name string) (*repo.Point, error) {
+func (c *cli) backupStream(ctx context.Context, r *repo.Repository, app *protect.Application, f *backupFlags, name string) (*repo.Point, error) {
 	bar := c.newBar("backup")
 	defer bar.close()
-	opts := repo.WriteOptions{ID: id, Name: app.Name, Level: protect.None.String(), Progress: bar.backup}
+	opts := repo.WriteOptions{ID: f.id, Name: app.Name, Reuse: f.reuse(), Level: protect.None.String(), Progress: bar.backup}
 	return r.Write(ctx, opts, func(ctx context.Context, w *repo.Writer) error {
 		for _, v := range app.Volumes {
 			if err := w.Put(ctx, v.Name, string(v.ID)); err != nil {

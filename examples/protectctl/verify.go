@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/stillpoint-go/protect/repo"
@@ -18,50 +20,97 @@ var errDamage = errors.New("the repository is damaged")
 
 // verifyResult is what verify prints.
 type verifyResult struct {
-	Points  int           `json:"points"`
-	Objects int64         `json:"objects"` // checked
-	Bytes   int64         `json:"bytes"`   // of objects that were read whole
-	Damage  []repo.Damage `json:"damage"`
-	Unknown []string      `json:"unknown"` // objects of somebody else
+	Level   repo.VerifyLevel `json:"level"`
+	Points  int              `json:"points"`
+	Objects int64            `json:"objects"` // checked
+	Packs   int64            `json:"packs"`   // read whole
+	Bytes   int64            `json:"bytes"`   // of objects that were read whole
+	Damage  []repo.Damage    `json:"damage"`
+	// Unindexed lists packs that the index does not know.
+	Unindexed []string `json:"unindexed"`
+	Unknown   []string `json:"unknown"` // objects of somebody else
 }
 
 func (c *cli) verifyCommand() *cobra.Command {
+	var level, budget string
 	var data bool
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check that everything is complete and authentic",
-		Long: `Check that everything is there, and with --data that every byte of it is what was
-written. The exit status is 3 if something is damaged.`,
+		Long: `Check that everything is complete and authentic. Each level includes those before
+it: structure reads no pack, metadata reads all directories and maps of files,
+data also reads some packs whole, those that were not read for the longest time,
+and full every byte. The exit status is 3 if something is damaged.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts, err := verifyOptions(level, budget, data)
+			if err != nil {
+				return err
+			}
 			return c.withRepository(cmd.Context(), func(ctx context.Context, r *repo.Repository) error {
-				return c.verify(ctx, r, data)
+				return c.verify(ctx, r, opts)
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&data, "data", false, "read and check every byte")
+	cmd.Flags().StringVar(&level, "level", "", "how deep to look: structure, metadata, data or full (default metadata)")
+	cmd.Flags().StringVar(&budget, "budget", "", "how much to read with --level data, such as 20GiB (default a thirtieth of everything)")
+	cmd.Flags().BoolVar(&data, "data", false, "the same as --level full")
 	return cmd
 }
 
-func (c *cli) verify(ctx context.Context, r *repo.Repository, data bool) error {
-	bar := c.newBar("verify")
-	level := repo.VerifyMetadata
-	if data {
-		level = repo.VerifyFull
+func verifyOptions(level, budget string, data bool) (*repo.VerifyOptions, error) {
+	opts := &repo.VerifyOptions{}
+	if data && level != "" {
+		return nil, errors.New("--data is --level full: use one of the two")
 	}
-	rep, err := r.Verify(ctx, &repo.VerifyOptions{Level: level, Progress: func(p repo.VerifyProgress) {
-		bar.set(p.Bytes, p.BytesTotal, fmt.Sprintf("verify: %d of %d objects", p.Objects, p.ObjectsTotal))
-	}})
+	if data {
+		level = string(repo.VerifyFull)
+	}
+	var err error
+	if opts.Level, err = verifyLevel(level); err != nil {
+		return nil, err
+	}
+	if budget == "" {
+		return opts, nil
+	}
+	n, err := humanize.ParseBytes(budget)
+	if err != nil || n == 0 || n > math.MaxInt64 {
+		return nil, fmt.Errorf("--budget %q: want a size such as 20GiB", budget)
+	}
+	if opts.Level != repo.VerifyData {
+		return nil, errors.New("--budget is for --level data")
+	}
+	opts.Budget = int64(n) // checked
+	return opts, nil
+}
+
+// verifyLevel returns the level of this name. The empty name is that of the
+// default.
+func verifyLevel(name string) (repo.VerifyLevel, error) {
+	switch l := repo.VerifyLevel(name); l {
+	case "", repo.VerifyStructure, repo.VerifyMetadata, repo.VerifyData, repo.VerifyFull:
+		return l, nil
+	default:
+		return "", fmt.Errorf("--level %q: want structure, metadata, data or full", name)
+	}
+}
+
+// verifying shows how far a verification has come.
+func (b *bar) verifying(p repo.VerifyProgress) {
+	b.set(p.Bytes, p.BytesTotal, fmt.Sprintf("verify: %d of %d objects", p.Objects, p.ObjectsTotal))
+}
+
+func (c *cli) verify(ctx context.Context, r *repo.Repository, opts *repo.VerifyOptions) error {
+	bar := c.newBar("verify")
+	opts.Progress = bar.verifying
+	rep, err := r.Verify(ctx, opts)
 	bar.close()
 	if err != nil {
 		return err
 	}
-	res := verifyResult{Points: rep.Points, Objects: rep.Objects, Bytes: rep.Bytes, Damage: rep.Damage, Unknown: rep.Unknown}
-	if res.Damage == nil {
-		res.Damage = []repo.Damage{}
-	}
-	if res.Unknown == nil {
-		res.Unknown = []string{}
+	res := verifyResult{
+		Level: rep.Level, Points: rep.Points, Objects: rep.Objects, Packs: rep.Packs, Bytes: rep.Bytes,
+		Damage: some(rep.Damage), Unindexed: some(rep.Unindexed), Unknown: some(rep.Unknown),
 	}
 	if err := c.print(res, res.write); err != nil {
 		return err
@@ -74,11 +123,21 @@ func (c *cli) verify(ctx context.Context, r *repo.Repository, data bool) error {
 
 // write writes the result for people.
 func (v *verifyResult) write(w io.Writer) {
-	fmt.Fprintf(w, "%d recovery points, %d objects checked, %s read whole\n", v.Points, v.Objects, size(v.Bytes))
+	fmt.Fprintf(w, "%d recovery points, %d objects checked, %d packs and %s read whole\n", v.Points, v.Objects, v.Packs, size(v.Bytes))
 	for _, u := range v.Unknown {
 		fmt.Fprintf(w, "not of this repository: %s\n", text(u))
 	}
-	for _, d := range v.Damage {
+	for _, u := range v.Unindexed {
+		fmt.Fprintf(w, "not in the index: %s\n", text(u))
+	}
+	writeDamage(w, v.Damage)
+	if len(v.Damage) == 0 {
+		fmt.Fprintln(w, "no damage")
+	}
+}
+
+func writeDamage(w io.Writer, damage []repo.Damage) {
+	for _, d := range damage {
 		fmt.Fprintf(w, "DAMAGED: %s\n", text(d.Reason))
 		if d.Object != "" {
 			fmt.Fprintf(w, "  object %s\n", text(d.Object))
@@ -89,8 +148,8 @@ func (v *verifyResult) write(w io.Writer) {
 		for _, a := range d.Affects {
 			fmt.Fprintf(w, "  affects %s\n", text(a))
 		}
-	}
-	if len(v.Damage) == 0 {
-		fmt.Fprintln(w, "no damage")
+		if d.More > 0 {
+			fmt.Fprintf(w, "  and about %d more\n", d.More)
+		}
 	}
 }
