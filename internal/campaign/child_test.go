@@ -83,9 +83,12 @@ func (j *job) run(ctx context.Context) error {
 			}
 		}
 		e := event{verb: verb(s.Verb), id: s.ID, recipe: s.Recipe}
-		if e.verb == doInit {
+		switch e.verb {
+		case doInit:
 			r, err = repo.Init(ctx, b, key(), nil)
-		} else {
+		case doVerify:
+			err = j.verify(ctx, r)
+		default:
 			err = p.change(ctx, r, &e)
 		}
 		l := line{Step: i, End: true, Got: e.got, Calls: calls.count(), Ambiguous: errors.Is(err, repo.ErrAmbiguous)}
@@ -95,6 +98,15 @@ func (j *job) run(ctx context.Context) error {
 		j.say(l)
 	}
 	return nil
+}
+
+// verify reads everything, and fails if anything is damaged.
+func (j *job) verify(ctx context.Context, r *repo.Repository) error {
+	rep, err := r.Verify(ctx, &repo.VerifyOptions{Level: repo.VerifyFull})
+	if err == nil && len(rep.Damage)+len(rep.Unknown) > 0 {
+		err = fmt.Errorf("verify finds %+v", *rep)
+	}
+	return err
 }
 
 // say writes a line to the parent.
