@@ -48,7 +48,6 @@ func TestFlush(t *testing.T) {
 					return err
 				}
 			}
-			w.pk.wg.Wait()
 			waitFor(t, func() bool {
 				w.pk.mu.Lock()
 				defer w.pk.mu.Unlock()

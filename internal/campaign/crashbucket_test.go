@@ -41,6 +41,7 @@ func (b *crashBucket) ErrorAs(error, any) bool { return false }
 func (b *crashBucket) unsupported(what string) error {
 	return fmt.Errorf("%s: %w", what, errors.ErrUnsupported)
 }
+
 func (b *crashBucket) Copy(_ context.Context, _, _ string, _ *driver.CopyOptions) error {
 	return b.unsupported("copy")
 }
@@ -175,6 +176,7 @@ type lockedFS struct {
 func (l lockedFS) lock() func() { l.mu.Lock(); return l.mu.Unlock }
 
 func (l lockedFS) readFile(name string) ([]byte, error) { defer l.lock()(); return l.c.ReadFile(name) }
+
 func (l lockedFS) Mkdir(name string, perm fs.FileMode) error {
 	defer l.lock()()
 	return l.c.Mkdir(name, perm)
@@ -185,10 +187,15 @@ func (l lockedFS) RenameNoReplace(o, n string) error {
 	defer l.lock()()
 	return l.c.RenameNoReplace(o, n)
 }
-func (l lockedFS) Remove(name string) error               { defer l.lock()(); return l.c.Remove(name) }
-func (l lockedFS) SyncDir(name string) error              { defer l.lock()(); return l.c.SyncDir(name) }
+
+func (l lockedFS) Remove(name string) error { defer l.lock()(); return l.c.Remove(name) }
+
+func (l lockedFS) SyncDir(name string) error { defer l.lock()(); return l.c.SyncDir(name) }
+
 func (l lockedFS) Lstat(name string) (fs.FileInfo, error) { defer l.lock()(); return l.c.Lstat(name) }
-func (l lockedFS) SameFile(a, b string) (bool, error)     { defer l.lock()(); return l.c.SameFile(a, b) }
+
+func (l lockedFS) SameFile(a, b string) (bool, error) { defer l.lock()(); return l.c.SameFile(a, b) }
+
 func (l lockedFS) ReadDir(name string) ([]fs.FileInfo, error) {
 	defer l.lock()()
 	return l.c.ReadDir(name)
