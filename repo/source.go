@@ -254,8 +254,6 @@ func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
 			j.inherited = known == old
 		} else if j.info.Size() > 0 {
 			j.file, j.done = f, make(chan struct{})
-		} else {
-			j.entry.Stat = w.reuse.fingerprint(j.info, time.Now())
 		}
 		w.link(j.info, at)
 		err = w.emit(j)
@@ -268,6 +266,7 @@ func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
 
 // open makes the entry of a file that was opened, without its content.
 func (w *walker) open(dir *os.Root, name, at string, seen fs.FileInfo, f *os.File) (*job, error) {
+	now := time.Now()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -276,6 +275,7 @@ func (w *walker) open(dir *os.Root, name, at string, seen fs.FileInfo, f *os.Fil
 		return nil, err
 	}
 	e := newEntry(ondisk.TypeFile, info)
+	e.Stat = w.reuse.fingerprint(info, now)
 	if e.Xattrs, err = readXattrs(f); err != nil {
 		return nil, fmt.Errorf("%q: %w", at, err)
 	}

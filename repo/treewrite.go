@@ -272,8 +272,8 @@ func (w *Writer) readFile(ctx context.Context, j *job, large **pager) error {
 			err = (*large).finish(j.entry)
 		}
 	}
-	if err == nil && int64(j.entry.Size) == size { // or else it is changing
-		j.entry.Stat = w.reuse.fingerprint(info, time.Now())
+	if !sameStatus(j.entry, info) {
+		j.entry.Stat = nil // it has changed since it was opened, or is changing
 	}
 	return err
 }
