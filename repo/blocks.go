@@ -85,10 +85,9 @@ func (w *Writer) Parent() *Point {
 // With a map of changed blocks, nothing else is read but the sample, the
 // ranges rounded to pages, the last page, and now and then pages next to a
 // change which are stored once more, lest the volume end up in too many pieces.
-// Where the
-// parent is damaged or has no such file, the volume is read. A map that turns
-// out to be wrong, and options that contradict themselves, match fs.ErrInvalid.
-// A src of fewer than size bytes is io.ErrUnexpectedEOF.
+// Where the parent is damaged or has no such file, the volume is read. A map
+// that turns out to be wrong, and options that contradict themselves, match
+// fs.ErrInvalid. A src of fewer than size bytes is io.ErrUnexpectedEOF.
 func (w *Writer) PutBlocks(ctx context.Context, volume string, src io.ReaderAt, size int64, opts *BlockOptions) error {
 	var o BlockOptions
 	if opts != nil {

@@ -139,7 +139,7 @@ type copier struct {
 }
 
 func (c *copier) point(ctx context.Context, p *Point) error {
-	have, _, err := c.dst.lookup(ctx, p.ID)
+	have, _, err := c.dst.committed(ctx, p.ID)
 	if err != nil {
 		return err
 	}

@@ -53,33 +53,45 @@ func (s *rootSet) newest(want func(*Point) bool) *Point {
 }
 
 // lookup returns the live point with this ID, or nil, and the attempt that a
-// session has to make to commit it.
+// session has to make to commit it. Only the last attempt can be live, for
+// another one is made when it is over. If what is closed cannot be read in full
+// the point may be a forgotten one.
 func (r *Repository) lookup(ctx context.Context, id string) (*Point, attempt, error) {
-	next := attempt{Name: r.keys.PointName(id)}
-	s, err := r.readRoots(ctx, fmt.Sprintf("%x-", next.Name))
-	if s != nil {
-		for _, p := range s.live() {
-			// Damage elsewhere must not keep us from reading the point.
-			return p, next, r.tolerate(err)
-		}
+	at := attempt{Name: r.keys.PointName(id)}
+	s, err := r.readRoots(ctx, fmt.Sprintf("%x-", at.Name))
+	if s == nil {
+		return nil, at, err
 	}
-	if err != nil {
-		return nil, next, err
-	}
-	last, used := s.closed.Max(next.Name)
+	last, used := s.closed.Max(at.Name)
 	for a := range s.points {
 		last, used = max(last, a.N), true
 	}
 	for a := range s.fences {
 		last, used = max(last, a.N), true
 	}
-	if last == math.MaxUint32 {
-		return nil, next, fmt.Errorf("%w: no attempt is left", fs.ErrInvalid)
+	at.N = last
+	switch {
+	case s.alive(at):
+		// Damage elsewhere must not keep us from reading the point.
+		return s.points[at], at, r.tolerate(err)
+	case err != nil:
+		return nil, at, err
+	case last == math.MaxUint32:
+		return nil, at, fmt.Errorf("%w: no attempt is left", fs.ErrInvalid)
+	case used:
+		at.N++
 	}
-	if used {
-		next.N = last + 1
+	return nil, at, nil
+}
+
+// committed is lookup for whoever does without a session because the point is
+// there: so it must not be a forgotten one.
+func (r *Repository) committed(ctx context.Context, id string) (*Point, attempt, error) {
+	p, at, err := r.lookup(ctx, id)
+	if p != nil && err == nil {
+		_, err = r.readClosed(ctx)
 	}
-	return nil, next, nil
+	return p, at, err
 }
 
 // fetchers bounds concurrent reads of small objects.

@@ -126,7 +126,7 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
-	p, at, err := r.lookup(ctx, opts.ID)
+	p, at, err := r.committed(ctx, opts.ID)
 	if err != nil {
 		return nil, err
 	}
