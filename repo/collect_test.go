@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -344,4 +345,35 @@ func TestCollectHeld(t *testing.T) {
 	}
 	intact(t, reopen(t, world.Bucket()), map[string][]int{"b-1": {2}})
 	settled(t, world, all)
+}
+
+// TestCommittedMeanwhile commits a point between the two looks of a collection at
+// its session. The process knows all the same when the store saw it: retention
+// goes by that.
+func TestCommittedMeanwhile(t *testing.T) {
+	world, r := newWorld(t)
+	atWork, commit, committed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(committed)
+		if _, err := storeWith(t.Context(), r, "p-1", []int{1}, func() { close(atWork); <-commit }); err != nil {
+			t.Error(err)
+		}
+	}()
+	<-atWork
+	var once sync.Once
+	process := world.Open(&repotest.Options{Fault: func(op repotest.Op) repotest.Fault {
+		if op.Kind == repotest.Get && kindOf(op.Key) == "point/" {
+			once.Do(func() { close(commit) })
+			<-committed
+		}
+		return repotest.Fault{}
+	}})
+	other := reopen(t, process.Bucket())
+	if rep, err := other.Collect(t.Context(), nil); err != nil {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	p, err := other.Point(t.Context(), "p-1")
+	if err != nil || p.Committed.IsZero() {
+		t.Errorf("%+v, %v", p, err)
+	}
 }

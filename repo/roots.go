@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"math"
 	"strings"
 	"sync"
@@ -133,6 +134,11 @@ func (r *Repository) readRoots(ctx context.Context, prefix string) (*rootSet, er
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	if prefix == "" {
+		r.mu.Lock()
+		maps.DeleteFunc(r.mu.records, func(a attempt, _ *Point) bool { return s.points[a] == nil && !s.fences[a] }) // gone
+		r.mu.Unlock()
+	}
 	var err error
 	if s.closed, err = r.readClosed(ctx); err != nil && !errors.Is(err, ErrCorrupt) {
 		return nil, err
@@ -141,7 +147,8 @@ func (r *Repository) readRoots(ctx context.Context, prefix string) (*rootSet, er
 }
 
 // rootAt returns what is at a commit key: a point, or nil for a fence. Records
-// never change, so it reads each only once.
+// never change, so it reads each only once, when it is known since when it is
+// there.
 func (r *Repository) rootAt(ctx context.Context, o store.Object) (attempt, *Point, error) {
 	a, err := ondisk.ParseAttempt(strings.TrimPrefix(o.Key, ondisk.PointPrefix))
 	if err != nil {
@@ -156,9 +163,11 @@ func (r *Repository) rootAt(ctx context.Context, o store.Object) (attempt, *Poin
 	if p, err = r.fetchRecord(ctx, a, o.ModTime); err != nil {
 		return a, nil, err
 	}
-	r.mu.Lock()
-	r.mu.records[a] = p
-	r.mu.Unlock()
+	if !o.ModTime.IsZero() {
+		r.mu.Lock()
+		r.mu.records[a] = p
+		r.mu.Unlock()
+	}
 	return a, p, nil
 }
 
