@@ -377,3 +377,43 @@ func TestCommittedMeanwhile(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
+
+// TestCollectDamagedWait damages the object that says for whom condemned packs
+// wait, in a repository in which some session is always at work.
+func TestCollectDamagedWait(t *testing.T) {
+	world, r := newWorld(t)
+	begin := func(id string) (end func()) {
+		begun, quit, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			if _, err := storeWith(t.Context(), r, id, []int{9}, func() { close(begun); <-quit }); err != nil {
+				t.Error(err)
+			}
+		}()
+		<-begun
+		return func() { close(quit); <-done }
+	}
+	store(t, r, "a-1", 1)
+	garbage := world.Objects()
+	end := begin("b-1")
+	if err := r.Forget(t.Context(), "a-1"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		collect(t, world, repo.CollectOptions{MaxDelete: 1})
+		for _, key := range world.Keys() {
+			if strings.HasPrefix(key, "ledger/wait-") && i == 0 {
+				world.Flip(key, 300)
+			}
+		}
+		next := begin(fmt.Sprint("c-", i))
+		end()
+		end = next
+	}
+	end()
+	for key := range world.Objects() {
+		if _, ok := garbage[key]; ok && kindOf(key) == "pack/" {
+			t.Errorf("%s was never deleted", key)
+		}
+	}
+}
