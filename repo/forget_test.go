@@ -160,6 +160,26 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// TestHoldCancelled cancels Hold when its mark is there. What was not held must not
+// keep the point from being forgotten.
+func TestHoldCancelled(t *testing.T) {
+	r, b := initRepo(t)
+	writeStream(t, r, "one", random(1, 300))
+	ctx, cancel := context.WithCancel(t.Context())
+	process := b.Open(&repotest.Options{Fault: func(op repotest.Op) repotest.Fault {
+		if op.Kind == repotest.List && kindOf(op.Key) == "forget/" {
+			cancel()
+		}
+		return repotest.Fault{}
+	}})
+	if err := reopen(t, process.Bucket()).Hold(ctx, "one", "case 1"); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := r.Forget(t.Context(), "one"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestHoldOrForget lets a hold and a forget meet at every store call. Of the
 // two, at most one succeeds; and what is held is there.
 func TestHoldOrForget(t *testing.T) {
