@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"maps"
 	"slices"
 	"strings"
@@ -203,6 +204,18 @@ func TestCollectTooMuch(t *testing.T) {
 	}
 	if rep := collect(t, world, repo.CollectOptions{MaxDelete: 0.7}); rep.Deleted != 4 {
 		t.Errorf("%+v", rep)
+	}
+}
+
+// TestCollectOptions passes shares that are none: each run would rewrite all packs,
+// or delete without a limit.
+func TestCollectOptions(t *testing.T) {
+	world, r := newWorld(t)
+	store(t, r, "a-1", 1)
+	for _, o := range []repo.CollectOptions{{MaxDelete: -0.1}, {MaxDelete: 1.1}, {MaxDelete: math.NaN()}, {Repack: 1.1}, {Repack: math.NaN()}} {
+		if rep, err := reopen(t, world.Bucket()).Collect(t.Context(), &o); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("%+v: %+v, %v", o, rep, err)
+		}
 	}
 }
 
