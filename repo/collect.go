@@ -135,7 +135,7 @@ type collector struct {
 	rep *CollectReport
 
 	world *survey
-	now   time.Time // a lower bound, by the store's clock
+	now   time.Time // by the clock of the store
 	view  *rootView
 	cat   *catalog
 	marks *marker

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"gocloud.dev/blob"
+	"gocloud.dev/blob/driver"
 
 	"github.com/stillpoint-go/protect/repo"
 	"github.com/stillpoint-go/protect/repo/repotest"
@@ -428,5 +430,37 @@ func TestCollectDamagedWait(t *testing.T) {
 		if _, ok := garbage[key]; ok && kindOf(key) == "pack/" {
 			t.Errorf("%s was never deleted", key)
 		}
+	}
+}
+
+// ahead shows recovery points as if the store had seen them in the future: its
+// clock was wrong then.
+type ahead struct{ driver.Bucket }
+
+func (b ahead) ListPaged(ctx context.Context, opts *driver.ListOptions) (*driver.ListPage, error) {
+	page, err := b.Bucket.ListPaged(ctx, opts)
+	if err == nil {
+		for _, o := range page.Objects {
+			if kindOf(o.Key) == "point/" {
+				o.ModTime = o.ModTime.Add(48 * time.Hour)
+			}
+		}
+	}
+	return page, err
+}
+
+// TestCollectFuture has an object from the future in the bucket: sessions that have
+// just begun are not old because of it.
+func TestCollectFuture(t *testing.T) {
+	world, r := newWorld(t)
+	store(t, r, "a-1", 1)
+	other := reopen(t, blob.NewBucket(ahead{world.Driver()}))
+	_, err := storeWith(t.Context(), r, "b-1", []int{2}, func() {
+		if rep, err := other.Collect(t.Context(), nil); err != nil || rep.Fenced != 0 || rep.Open != 1 {
+			t.Errorf("%+v, %v", rep, err)
+		}
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
