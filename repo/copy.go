@@ -198,7 +198,12 @@ func (c *copier) volumes(ctx context.Context, w *Writer, p *Point) error {
 		var out Volume
 		if c.raw {
 			out, err = c.rawVolume(ctx, w, v)
-		} else {
+		}
+		_, damaged := errors.AsType[*CorruptError](err)
+		if damaged {
+			c.src.log.Warn("a volume cannot be taken over as it is, and is copied by its content", "volume", v.Name, "error", err)
+		}
+		if !c.raw || damaged { // maybe what is lost can be computed from what is there
 			out, err = c.volume(ctx, w, v, volumeOf(base, v.Name))
 		}
 		if err != nil {
