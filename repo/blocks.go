@@ -24,6 +24,10 @@ type Range struct{ Offset, Length int64 }
 type BlockOptions struct {
 	// Parent is the ID of the recovery point that Changed is relative to. It
 	// must be that of [Writer.Parent]. If it is empty, Changed must be.
+	//
+	// Of several sessions under one ID, another one than the caller's may have
+	// committed the point, from another snapshot: let a label of the point say
+	// which one it was made from, and take a map relative to that.
 	Parent string
 	// Changed are the ranges that may differ from what the parent stored, in any
 	// order, within the volume; none at all means that nothing changed. What

@@ -227,16 +227,3 @@ func (c *copier) base(ctx context.Context, parent *Point) (*Point, error) {
 	}
 	return p, nil
 }
-
-// volumeOf returns the volume of this name, or nil.
-func volumeOf(p *Point, name string) *Volume {
-	if p == nil {
-		return nil
-	}
-	for i := range p.Volumes {
-		if p.Volumes[i].Name == name {
-			return &p.Volumes[i]
-		}
-	}
-	return nil
-}
