@@ -24,6 +24,10 @@ type Range struct{ Offset, Length int64 }
 type BlockOptions struct {
 	// Parent is the ID of the recovery point that Changed is relative to. It
 	// must be that of [Writer.Parent]. If it is empty, Changed must be.
+	//
+	// Of several sessions under one ID, another one than the caller's may have
+	// committed the point, from another snapshot: let a label of the point say
+	// which one it was made from, and take a map relative to that.
 	Parent string
 	// Changed are the ranges that may differ from what the parent stored, in any
 	// order, within the volume; none at all means that nothing changed. What
@@ -83,11 +87,11 @@ func (w *Writer) Parent() *Point {
 // Unix, holes are not even read; its position moves.
 //
 // With a map of changed blocks, nothing else is read but the sample, the
-// ranges rounded to pages, and now and then pages next to a change which are
-// stored once more, lest the volume end up in too many pieces. Where the
-// parent is damaged or has no such file, the volume is read. A map that turns
-// out to be wrong, and options that contradict themselves, match fs.ErrInvalid.
-// A src of fewer than size bytes is io.ErrUnexpectedEOF.
+// ranges rounded to pages, the last page, and now and then pages next to a
+// change which are stored once more, lest the volume end up in too many pieces.
+// Where the parent is damaged or has no such file, the volume is read. A map
+// that turns out to be wrong, and options that contradict themselves, match
+// fs.ErrInvalid. A src of fewer than size bytes is io.ErrUnexpectedEOF.
 func (w *Writer) PutBlocks(ctx context.Context, volume string, src io.ReaderAt, size int64, opts *BlockOptions) error {
 	var o BlockOptions
 	if opts != nil {
@@ -110,23 +114,35 @@ func (w *Writer) PutBlocks(ctx context.Context, volume string, src io.ReaderAt, 
 	return w.putFile(ctx, volume, func(p *pager, old *ondisk.Entry) error {
 		p.begin(old, size)
 		p.fixed = true
+		var err error
 		if o.Parent != "" && p.old != nil {
 			p.sample = sampler(o.Sample)
-			return p.readChanged(src, size, changed)
+			err = p.readChanged(src, size, changed)
+		} else {
+			err = p.readFile(holesOf(src), size, true)
 		}
-		seeker, ok := src.(io.Seeker)
-		if !ok {
-			seeker = noSeeker{}
+		switch {
+		case err != nil || size == 0:
+			return err
+		case p.off < size:
+			return io.ErrUnexpectedEOF
 		}
-		err := p.readFile(struct {
-			io.ReaderAt
-			io.Seeker
-		}{src, seeker}, size, true)
-		if err == nil && p.off < size {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
+		// Holes and what a map leaves out were not read: is all of it there?
+		last := (size - 1) / ondisk.PageSize * ondisk.PageSize
+		return p.readAt(src, p.win[:size-last], last)
 	})
+}
+
+// holesOf returns src, which need not be able to seek.
+func holesOf(src io.ReaderAt) fileReader {
+	seeker, ok := src.(io.Seeker)
+	if !ok {
+		seeker = noSeeker{}
+	}
+	return struct {
+		io.ReaderAt
+		io.Seeker
+	}{src, seeker}
 }
 
 // noSeeker knows no holes.
@@ -142,21 +158,24 @@ func sampler(n int) func() bool {
 	return func() bool { return rng.IntN(n) == 0 }
 }
 
+// readAt fills b.
+func (p *pager) readAt(src io.ReaderAt, b []byte, off int64) error {
+	n, err := src.ReadAt(b, off)
+	p.w.bytes.Add(int64(n))
+	switch {
+	case n == len(b):
+		return nil
+	case err == nil || errors.Is(err, io.EOF):
+		return io.ErrUnexpectedEOF
+	default:
+		return err
+	}
+}
+
 // readChanged reads the ranges of a volume that changed, which are in order,
 // and what it has grown by.
 func (p *pager) readChanged(src io.ReaderAt, size int64, ranges []Range) error {
-	read := func(b []byte, off int64) error {
-		n, err := src.ReadAt(b, off)
-		p.w.bytes.Add(int64(n))
-		switch {
-		case n == len(b):
-			return nil
-		case err == nil || errors.Is(err, io.EOF):
-			return io.ErrUnexpectedEOF
-		default:
-			return err
-		}
-	}
+	read := func(b []byte, off int64) error { return p.readAt(src, b, off) }
 	grown := Range{p.old.size, size - p.old.size}
 	for p.off < size {
 		v := p.next(min(region, size-p.off))

@@ -23,12 +23,12 @@ type CollectOptions struct {
 	// with ErrFenced. 0 means 24 hours. Negative gives up all that have not
 	// committed, for when nobody else writes. It is no matter of safety.
 	StaleAfter time.Duration
-	// MaxDelete is the largest share of all packs that one run may find to be
-	// garbage; with more, it does nothing and fails with fs.ErrPermission. 0
+	// MaxDelete is the largest share of all packs, up to 1, that one run may find
+	// to be garbage; with more, it does nothing and fails with fs.ErrPermission. 0
 	// means 0.5, and 1 sets no limit.
 	MaxDelete float64
-	// Repack is the share of a pack that must be in use, or it is rewritten. 0
-	// means 0.5. Negative never rewrites.
+	// Repack is the share of a pack, up to 1, that must be in use, or it is
+	// rewritten. 0 means 0.5. Negative never rewrites.
 	Repack float64
 	// Progress, if set, is called from one goroutine at a time with the name of
 	// a phase ("mark", "copy", "delete"), what is done of it, and of how much,
@@ -54,6 +54,14 @@ func (o *CollectOptions) withDefaults() CollectOptions {
 		c.Progress = func(string, int64, int64) {}
 	}
 	return c
+}
+
+// check refuses shares that are none. NaN is not.
+func (o *CollectOptions) check() error {
+	if !(o.MaxDelete >= 0 && o.MaxDelete <= 1) || !(o.Repack <= 1) {
+		return fmt.Errorf("%w: MaxDelete %v, Repack %v", fs.ErrInvalid, o.MaxDelete, o.Repack)
+	}
+	return nil
 }
 
 // CollectReport is what a collection did, or with DryRun would do.
@@ -103,7 +111,10 @@ func (r *Repository) Collect(ctx context.Context, opts *CollectOptions) (*Collec
 	if !r.caps.AtomicCreate || !r.caps.ReadAfterWrite || !r.caps.ListAfterWrite {
 		return c.rep, fmt.Errorf("repo: collect: the store failed the test of Init, and nothing can be deleted safely: %w", errors.ErrUnsupported)
 	}
-	err := r.writable(ctx)
+	err := c.o.check()
+	if err == nil {
+		err = r.writable(ctx)
+	}
 	if err == nil {
 		err = c.run(ctx)
 	}
@@ -124,7 +135,7 @@ type collector struct {
 	rep *CollectReport
 
 	world *survey
-	now   time.Time // a lower bound, by the store's clock
+	now   time.Time // by the clock of the store
 	view  *rootView
 	cat   *catalog
 	marks *marker

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -323,4 +324,39 @@ func TestCollectCancelled(t *testing.T) {
 	if _, err := reopen(t, process.Bucket()).Collect(ctx, &all); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestCollectSlowly kills a collection that has copied for a while. The next one
+// need not copy all of it again.
+func TestCollectSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world, r := newWorld(t)
+		want := map[string][]int{}
+		const n = 12
+		for i := range n {
+			mostly, some := fmt.Sprint("mostly-", i), fmt.Sprint("some-", i)
+			store(t, r, mostly, 10*i, 10*i+1, 10*i+2, 10*i+3)
+			want[some] = []int{10 * i}
+			store(t, r, some, want[some]...)
+			if err := r.Forget(t.Context(), mostly); err != nil {
+				t.Fatal(err)
+			}
+		}
+		process := world.Open(&repotest.Options{Fault: func(op repotest.Op) repotest.Fault {
+			if op.Kind == repotest.Get && kindOf(op.Key) == "pack/" && op.Length >= 4000 {
+				<-time.After(50 * time.Second)
+			}
+			return repotest.Fault{}
+		}})
+		slow := reopen(t, process.Bucket())
+		time.AfterFunc(170*time.Second, process.Kill) // of the 200 that it takes
+		if rep, err := slow.Collect(t.Context(), &repo.CollectOptions{MaxDelete: 1}); !process.Killed() {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+		rep := collect(t, world, repo.CollectOptions{MaxDelete: 1})
+		if rep.Rewritten > n/2*5000 {
+			t.Errorf("%d bytes were copied once more", rep.Rewritten)
+		}
+		intact(t, reopen(t, world.Bucket()), want)
+	})
 }

@@ -304,3 +304,30 @@ func TestSessionOf(t *testing.T) {
 		t.Error("a point has no session")
 	}
 }
+
+// TestForgetRecords forgets points again and again: a process that runs for long
+// must not remember those that are gone.
+func TestForgetRecords(t *testing.T) {
+	r, _ := initTest(t)
+	for i := range 5 {
+		id := fmt.Sprint(i)
+		_, err := r.Write(t.Context(), WriteOptions{ID: id}, func(ctx context.Context, w *Writer) error {
+			return w.PutStream(ctx, "v", strings.NewReader(id))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Points(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Forget(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Collect(t.Context(), &CollectOptions{MaxDelete: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if points, err := r.Points(t.Context()); err != nil || len(points)+len(r.mu.records) > 0 {
+		t.Errorf("%d points, %d records, %v", len(points), len(r.mu.records), err)
+	}
+}

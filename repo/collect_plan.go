@@ -174,8 +174,8 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 // does not know may be about to be indexed, or was left by a collector that died.
 func (c *collector) tellTime(ctx context.Context) error {
 	known := c.cat.known()
-	for ref, o := range c.world.packs {
-		if !known[ref] && !c.old(o.ModTime) && !c.o.DryRun {
+	for ref := range c.world.packs {
+		if !known[ref] {
 			return c.clock(ctx)
 		}
 	}

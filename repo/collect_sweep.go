@@ -86,7 +86,8 @@ func (c *collector) isRipe(ctx context.Context, key string, open []*session) (bo
 	return false, err
 }
 
-// waitsFor reads for whom a mark has to wait; nil if that is not on record.
+// waitsFor reads for whom a mark has to wait; nil if that is not on record, or
+// cannot be read. Then it may be put there again.
 func (c *collector) waitsFor(ctx context.Context, record string) (map[string]bool, error) {
 	if !slices.ContainsFunc(c.world.lists[ondisk.LedgerPrefix], func(o store.Object) bool { return o.Key == record }) {
 		return nil, nil // not on record, no error
@@ -96,10 +97,12 @@ func (c *collector) waitsFor(ctx context.Context, record string) (map[string]boo
 	if err == nil && (json.Unmarshal(plain, &w) != nil || w.Version != ondisk.Version) {
 		err = corrupt(record, ondisk.ErrMalformed)
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil // as if it had not been there
-	}
-	if err != nil {
+	case errors.Is(err, ErrCorrupt):
+		return nil, c.remove(ctx, []string{record})
+	case err != nil:
 		return nil, err
 	}
 	waits := map[string]bool{}

@@ -184,15 +184,13 @@ func (c *collector) fence(ctx context.Context, open []*session) (map[*session]bo
 		}
 		return c.old(last)
 	}
-	asked := c.o.DryRun
 	fenced := map[*session]bool{}
-	for _, s := range open {
-		if !stale(s) && !asked {
-			asked = true
-			if err := c.clock(ctx); err != nil {
-				return nil, err
-			}
+	if len(open) > 0 {
+		if err := c.clock(ctx); err != nil {
+			return nil, err
 		}
+	}
+	for _, s := range open {
 		if !stale(s) {
 			continue
 		}

@@ -139,7 +139,7 @@ type copier struct {
 }
 
 func (c *copier) point(ctx context.Context, p *Point) error {
-	have, _, err := c.dst.lookup(ctx, p.ID)
+	have, _, err := c.dst.committed(ctx, p.ID)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,12 @@ func (c *copier) volumes(ctx context.Context, w *Writer, p *Point) error {
 		var out Volume
 		if c.raw {
 			out, err = c.rawVolume(ctx, w, v)
-		} else {
+		}
+		_, damaged := errors.AsType[*CorruptError](err)
+		if damaged {
+			c.src.log.Warn("a volume cannot be taken over as it is, and is copied by its content", "volume", v.Name, "error", err)
+		}
+		if !c.raw || damaged { // maybe what is lost can be computed from what is there
 			out, err = c.volume(ctx, w, v, volumeOf(base, v.Name))
 		}
 		if err != nil {
@@ -221,17 +226,4 @@ func (c *copier) base(ctx context.Context, parent *Point) (*Point, error) {
 		return nil, c.src.tolerate(err)
 	}
 	return p, nil
-}
-
-// volumeOf returns the volume of this name, or nil.
-func volumeOf(p *Point, name string) *Volume {
-	if p == nil {
-		return nil
-	}
-	for i := range p.Volumes {
-		if p.Volumes[i].Name == name {
-			return &p.Volumes[i]
-		}
-	}
-	return nil
 }

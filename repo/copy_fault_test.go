@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -168,4 +169,56 @@ func TestCopyDamagedParent(t *testing.T) {
 			t.Errorf("raw=%t: %+v, %v", raw, rep, err)
 		}
 	}
+}
+
+// TestCopyWithoutHashes copies a point that has lost the page hashes of a file and
+// nothing else: they can be computed.
+func TestCopyWithoutHashes(t *testing.T) {
+	t.Parallel()
+	for _, raw := range []bool{false, true} {
+		src := newPlace(t, nil)
+		var dst *place
+		if raw {
+			dst = newPlace(t, src)
+		} else {
+			dst = newPlace(t, nil)
+		}
+		data := random(1, 3<<20)
+		commit(t, src.Repository, "one", t.TempDir(), nil, data)
+		r := withoutHashes(t, src.bucket)
+		rep, err := r.CopyTo(t.Context(), dst.Repository, nil, nil)
+		if err != nil || !slices.Equal(rep.Copied, []string{"one"}) {
+			t.Errorf("raw=%t: %+v, %v", raw, rep, err)
+			continue
+		}
+		healthy(t, dst.Repository, 1)
+	}
+}
+
+// withoutHashes damages the only chunk of page hashes in a bucket, and returns its
+// repository.
+func withoutHashes(tb testing.TB, b *repotest.Bucket) *repo.Repository {
+	tb.Helper()
+	for k, whole := range b.Objects() {
+		if kindOf(k) != "pack/" || len(whole) > 100_000 {
+			continue
+		}
+		for at := 100; at < len(whole); at += 50 {
+			data := bytes.Clone(whole)
+			data[at] ^= 1
+			b.Set(k, data)
+			r := reopen(tb, b.Bucket())
+			p, err := r.Point(tb.Context(), "one")
+			if err != nil {
+				tb.Fatal(err)
+			}
+			rep := verify(tb, r, true)
+			if _, err := readAll(tb.Context(), r, p); err == nil && strings.Contains(fmt.Sprint(rep.Damage), "hashes of its pages") {
+				return reopen(tb, b.Bucket())
+			}
+			b.Set(k, whole)
+		}
+	}
+	tb.Fatal("there are no page hashes")
+	return nil
 }

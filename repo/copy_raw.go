@@ -37,8 +37,7 @@ func (c *copier) rawVolume(ctx context.Context, w *Writer, v *Volume) (Volume, e
 		g.SetLimit(fetchers)
 		rc := &rawCopy{c: c, w: w, g: g}
 		err := rc.entries(gctx, v.root, parent)
-		// A failure of the group shows in the walk as a cancelled context. Chunks
-		// that it did not store are claimed: there is no second round after it.
+		// A failure of the group shows in the walk as a cancelled context.
 		if gerr := g.Wait(); gerr != nil {
 			return *v, gerr
 		}
@@ -176,6 +175,7 @@ func (rc *rawCopy) take(ctx context.Context, kind ondisk.Kind, id ondisk.ID) ([]
 	// It may have been moved; if not, this tells what is wrong.
 	plain, err := rc.c.src.loader.get(ctx, id, kind)
 	if err != nil {
+		rc.w.pk.disclaim(id)
 		return nil, err
 	}
 	rc.w.bytes.Add(int64(len(plain)))

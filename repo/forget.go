@@ -129,7 +129,8 @@ func (r *Repository) holds(ctx context.Context, a attempt) (map[string]string, e
 // Hold keeps a recovery point from being forgotten until its holder, a text of
 // the caller's such as "case 4711", releases it. A point may have several
 // holders. Hold fails with fs.ErrNotExist if there is no such point, or if it
-// is being forgotten.
+// is being forgotten. If the store does not answer, the point may be held all
+// the same, now or later: Release ends that.
 func (r *Repository) Hold(ctx context.Context, id, holder string) error {
 	if err := r.hold(ctx, id, holder); err != nil {
 		return fmt.Errorf("repo: hold %q: %w", id, err)
@@ -157,21 +158,28 @@ func (r *Repository) hold(ctx context.Context, id, holder string) error {
 	if err := r.putMark(ctx, key, holder); err != nil {
 		return err
 	}
+	if err := r.refuseForgotten(ctx, p.at); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		defer cancel()
+		return errors.Join(err, r.store.Delete(ctx, key))
+	}
+	return nil
+}
+
+// refuseForgotten fails if the point is forgotten, or about to be.
+func (r *Repository) refuseForgotten(ctx context.Context, at attempt) error {
 	forgotten := false
-	for _, err := range r.store.List(ctx, p.at.ForgetKey()) {
+	for _, err := range r.store.List(ctx, at.ForgetKey()) {
 		if err != nil {
 			return err
 		}
 		forgotten = true
 	}
 	closed, err := r.readClosed(ctx)
-	if err != nil {
-		return err
+	if err == nil && (forgotten || closed.Has(at)) {
+		err = fmt.Errorf("%w: it is being forgotten", fs.ErrNotExist)
 	}
-	if forgotten || closed.Has(p.at) {
-		return errors.Join(fmt.Errorf("%w: it is being forgotten", fs.ErrNotExist), r.store.Delete(ctx, key))
-	}
-	return nil
+	return err
 }
 
 // Release ends the holds of this holder on a recovery point. If there are none

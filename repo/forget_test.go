@@ -81,6 +81,46 @@ func TestForget(t *testing.T) {
 	}
 }
 
+// TestForgottenOrNot damages what says that a point is forgotten. Whoever wrote it
+// again must not be told that it is there: once that is repaired, it is not.
+func TestForgottenOrNot(t *testing.T) {
+	r, b := initRepo(t)
+	old := random(1, 300)
+	writeStream(t, r, "one", old)
+	writeStream(t, r, "two", old)
+	if err := r.Forget(t.Context(), "one", "two"); err != nil {
+		t.Fatal(err)
+	}
+	data := random(2, 300)
+	writeStream(t, r, "two", data)
+	for _, key := range b.Keys() {
+		if kindOf(key) == "closed/" && !b.Flip(key, 300) {
+			t.Fatal("nothing was damaged")
+		}
+	}
+	_, err := reopen(t, b.Bucket()).Write(t.Context(), repo.WriteOptions{ID: "one", Name: "app"}, func(ctx context.Context, w *repo.Writer) error {
+		return w.PutStream(ctx, "v", bytes.NewReader(data))
+	})
+	if !errors.Is(err, repo.ErrCorrupt) {
+		t.Errorf("written again, which nobody can know: %v", err)
+	}
+	src, _ := initRepo(t)
+	writeStream(t, src, "one", old)
+	if rep, err := src.CopyTo(t.Context(), reopen(t, b.Bucket()), nil, nil); !errors.Is(err, repo.ErrCorrupt) {
+		t.Errorf("copied to it: %+v, %v", rep, err)
+	}
+	for range 10 { // of several attempts, only the last one can be live
+		r := reopen(t, b.Bucket())
+		p, err := r.Point(t.Context(), "two")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(content(t, r, p, "."), data) {
+			t.Fatal("the forgotten point is back, and not the one that followed it")
+		}
+	}
+}
+
 func TestHold(t *testing.T) {
 	r, b := initRepo(t)
 	writeStream(t, r, "one", random(1, 300))
@@ -117,6 +157,26 @@ func TestHold(t *testing.T) {
 	}
 	if err := r.Hold(t.Context(), "two", ""); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("nobody holds: %v", err)
+	}
+}
+
+// TestHoldCancelled cancels Hold when its mark is there. What was not held must not
+// keep the point from being forgotten.
+func TestHoldCancelled(t *testing.T) {
+	r, b := initRepo(t)
+	writeStream(t, r, "one", random(1, 300))
+	ctx, cancel := context.WithCancel(t.Context())
+	process := b.Open(&repotest.Options{Fault: func(op repotest.Op) repotest.Fault {
+		if op.Kind == repotest.List && kindOf(op.Key) == "forget/" {
+			cancel()
+		}
+		return repotest.Fault{}
+	}})
+	if err := reopen(t, process.Bucket()).Hold(ctx, "one", "case 1"); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := r.Forget(t.Context(), "one"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -125,11 +125,16 @@ func (p *packer) claim(id ondisk.ID) bool {
 	if !p.usable(id) {
 		return true
 	}
-	p.mu.Lock()
-	delete(p.mu.flying, id)
-	delete(p.mu.seen, id) // the index remembers it
-	p.mu.Unlock()
+	p.disclaim(id) // the index remembers it
 	return false
+}
+
+// disclaim takes back the claim of a chunk that the caller does not store.
+func (p *packer) disclaim(id ondisk.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.mu.flying, id)
+	delete(p.mu.seen, id)
 }
 
 // add compresses, seals and verifies a chunk and appends it to a pack.

@@ -35,7 +35,8 @@ type Point struct {
 	Evidence map[string]map[string][]byte `json:"evidence,omitempty"`
 	Stats    Stats                        `json:"stats"`
 	// Committed is when the store saw the record, by the store's clock.
-	// Retention goes by it. Of a copy, it is the time in the original.
+	// Retention goes by it. Of a copy, it is the time in the original. It is not
+	// known yet in what Write returns.
 	Committed time.Time `json:"committed,omitzero"`
 	// Origin is the ID of the repository that the point was first committed to,
 	// if it is a copy.
@@ -134,6 +135,19 @@ func (p *Point) clone() *Point {
 		c.Evidence[name] = maps.Clone(e)
 	}
 	return &c
+}
+
+// volumeOf returns the volume of this name, or nil.
+func volumeOf(p *Point, name string) *Volume {
+	if p == nil {
+		return nil
+	}
+	for i := range p.Volumes {
+		if p.Volumes[i].Name == name {
+			return &p.Volumes[i]
+		}
+	}
+	return nil
 }
 
 // Points returns all recovery points, the newest first. If records are damaged,

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/stillpoint-go/protect/internal/ondisk"
@@ -55,7 +56,7 @@ func (p *Point) encode(prev *Point) ([]byte, error) {
 	}
 	b, err := json.Marshal(rec)
 	if err == nil && len(b) > ondisk.MaxRecord {
-		err = fmt.Errorf("record of %d bytes exceeds %d", len(b), ondisk.MaxRecord)
+		err = fmt.Errorf("%w: record of %d bytes exceeds %d", fs.ErrInvalid, len(b), ondisk.MaxRecord)
 	}
 	return b, err
 }

@@ -29,7 +29,8 @@ const (
 
 // copyOut stores chunks once more, in packs and index segments of a session of
 // its own, which commits nothing. They keep their bodies, and are verified.
-// Those that cannot be read are remembered and reported.
+// Those that cannot be read are remembered and reported. The index is flushed on
+// the way: what was copied before a crash is not copied again.
 func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error { //nolint:contextcheck // the packer's is made from it
 	if len(chunks) == 0 {
 		return nil
@@ -39,6 +40,7 @@ func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error 
 	_, _ = rand.Read(session[:]) // never fails, see crypto/rand
 	pk := newPacker(ctx, c.r, session, func(ondisk.ID) bool { return false })
 	defer pk.close()
+	pk.startFlusher(func(int64) {})
 	var mu sync.Mutex
 	var done int64
 	g, gctx := errgroup.WithContext(pk.ctx)

@@ -145,8 +145,7 @@ func (p *repairer) checkFrom(ctx context.Context) error {
 	if from == nil {
 		return nil
 	}
-	probe := []byte("the same id for the same content")
-	if from.keys.ChunkID(ondisk.KindData, probe) != p.r.keys.ChunkID(ondisk.KindData, probe) {
+	if !p.r.sameIdentity(from) {
 		return fmt.Errorf("%w: From is no replica of this repository: its chunks have other ids", fs.ErrInvalid)
 	}
 	if err := from.refresh(ctx); err != nil && !errors.Is(err, ErrCorrupt) {

@@ -53,7 +53,9 @@ const (
 )
 
 // fingerprint returns what to record of a file that is about to be read, so
-// that a later session knows it again; nil if that would not be safe.
+// that a later session knows it again; nil if that would not be safe. Info is of
+// a moment after now, and before that of all else: what changes the file later
+// must leave it with another one.
 func (r Reuse) fingerprint(info fs.FileInfo, now time.Time) *ondisk.Stat {
 	s := stat(info)
 	if r == ReuseNever || s.changed.IsZero() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"math"
 	"strings"
 	"sync"
@@ -53,33 +54,45 @@ func (s *rootSet) newest(want func(*Point) bool) *Point {
 }
 
 // lookup returns the live point with this ID, or nil, and the attempt that a
-// session has to make to commit it.
+// session has to make to commit it. Only the last attempt can be live, for
+// another one is made when it is over. If what is closed cannot be read in full
+// the point may be a forgotten one.
 func (r *Repository) lookup(ctx context.Context, id string) (*Point, attempt, error) {
-	next := attempt{Name: r.keys.PointName(id)}
-	s, err := r.readRoots(ctx, fmt.Sprintf("%x-", next.Name))
-	if s != nil {
-		for _, p := range s.live() {
-			// Damage elsewhere must not keep us from reading the point.
-			return p, next, r.tolerate(err)
-		}
+	at := attempt{Name: r.keys.PointName(id)}
+	s, err := r.readRoots(ctx, fmt.Sprintf("%x-", at.Name))
+	if s == nil {
+		return nil, at, err
 	}
-	if err != nil {
-		return nil, next, err
-	}
-	last, used := s.closed.Max(next.Name)
+	last, used := s.closed.Max(at.Name)
 	for a := range s.points {
 		last, used = max(last, a.N), true
 	}
 	for a := range s.fences {
 		last, used = max(last, a.N), true
 	}
-	if last == math.MaxUint32 {
-		return nil, next, fmt.Errorf("%w: no attempt is left", fs.ErrInvalid)
+	at.N = last
+	switch {
+	case s.alive(at):
+		// Damage elsewhere must not keep us from reading the point.
+		return s.points[at], at, r.tolerate(err)
+	case err != nil:
+		return nil, at, err
+	case last == math.MaxUint32:
+		return nil, at, fmt.Errorf("%w: no attempt is left", fs.ErrInvalid)
+	case used:
+		at.N++
 	}
-	if used {
-		next.N = last + 1
+	return nil, at, nil
+}
+
+// committed is lookup for whoever does without a session because the point is
+// there: so it must not be a forgotten one.
+func (r *Repository) committed(ctx context.Context, id string) (*Point, attempt, error) {
+	p, at, err := r.lookup(ctx, id)
+	if p != nil && err == nil {
+		_, err = r.readClosed(ctx)
 	}
-	return nil, next, nil
+	return p, at, err
 }
 
 // fetchers bounds concurrent reads of small objects.
@@ -121,6 +134,11 @@ func (r *Repository) readRoots(ctx context.Context, prefix string) (*rootSet, er
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	if prefix == "" {
+		r.mu.Lock()
+		maps.DeleteFunc(r.mu.records, func(a attempt, _ *Point) bool { return s.points[a] == nil && !s.fences[a] }) // gone
+		r.mu.Unlock()
+	}
 	var err error
 	if s.closed, err = r.readClosed(ctx); err != nil && !errors.Is(err, ErrCorrupt) {
 		return nil, err
@@ -129,7 +147,8 @@ func (r *Repository) readRoots(ctx context.Context, prefix string) (*rootSet, er
 }
 
 // rootAt returns what is at a commit key: a point, or nil for a fence. Records
-// never change, so it reads each only once.
+// never change, so it reads each only once, when it is known since when it is
+// there.
 func (r *Repository) rootAt(ctx context.Context, o store.Object) (attempt, *Point, error) {
 	a, err := ondisk.ParseAttempt(strings.TrimPrefix(o.Key, ondisk.PointPrefix))
 	if err != nil {
@@ -144,9 +163,11 @@ func (r *Repository) rootAt(ctx context.Context, o store.Object) (attempt, *Poin
 	if p, err = r.fetchRecord(ctx, a, o.ModTime); err != nil {
 		return a, nil, err
 	}
-	r.mu.Lock()
-	r.mu.records[a] = p
-	r.mu.Unlock()
+	if !o.ModTime.IsZero() {
+		r.mu.Lock()
+		r.mu.records[a] = p
+		r.mu.Unlock()
+	}
 	return a, p, nil
 }
 

@@ -121,7 +121,7 @@ func decodeSession(id string, plain []byte) (*session, error) {
 	return s, nil
 }
 
-// endTimeout bounds the removal of a session's record.
+// endTimeout bounds the removal of what is of no use any more.
 const endTimeout = 10 * time.Second
 
 // endSession removes the record of a session that is resolved. Writers need

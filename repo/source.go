@@ -44,13 +44,20 @@ type walker struct {
 	// one, whose content is still that of the file there.
 	recall  func(path string, info fs.FileInfo) (old, known *ondisk.Entry, err error)
 	reuse   Reuse
-	links   map[fileID]string // first paths of files with several names
+	links   map[fileID]firstName // of files with several
 	device  uint64
 	skipped int64
 }
 
-// fileID identifies a file on this machine.
+// fileID identifies a file on this machine, as long as it is there.
 type fileID struct{ dev, ino uint64 }
+
+// firstName is the path under which a file was found first, and what it was then.
+type firstName struct {
+	path    string
+	size    int64
+	modTime time.Time
+}
 
 // walk lists what is at the local path, a directory or a file.
 func (w *walker) walk(local string) error {
@@ -226,8 +233,7 @@ func (w *walker) entry(dir *os.Root, name, at string, info fs.FileInfo) error {
 }
 
 func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
-	id := stat(seen)
-	if first, ok := w.links[id.id]; ok && id.links > 1 {
+	if first, ok := w.firstName(seen); ok {
 		e := newEntry(ondisk.TypeLink, seen)
 		e.Target = first
 		return w.emit(&job{path: at, entry: e})
@@ -254,8 +260,6 @@ func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
 			j.inherited = known == old
 		} else if j.info.Size() > 0 {
 			j.file, j.done = f, make(chan struct{})
-		} else {
-			j.entry.Stat = w.reuse.fingerprint(j.info, time.Now())
 		}
 		w.link(j.info, at)
 		err = w.emit(j)
@@ -268,6 +272,7 @@ func (w *walker) file(dir *os.Root, name, at string, seen fs.FileInfo) error {
 
 // open makes the entry of a file that was opened, without its content.
 func (w *walker) open(dir *os.Root, name, at string, seen fs.FileInfo, f *os.File) (*job, error) {
+	now := time.Now()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -276,6 +281,7 @@ func (w *walker) open(dir *os.Root, name, at string, seen fs.FileInfo, f *os.Fil
 		return nil, err
 	}
 	e := newEntry(ondisk.TypeFile, info)
+	e.Stat = w.reuse.fingerprint(info, now)
 	if e.Xattrs, err = readXattrs(f); err != nil {
 		return nil, fmt.Errorf("%q: %w", at, err)
 	}
@@ -285,8 +291,17 @@ func (w *walker) open(dir *os.Root, name, at string, seen fs.FileInfo, f *os.Fil
 // link remembers the first path of a file with several.
 func (w *walker) link(info fs.FileInfo, at string) {
 	if s := stat(info); s.links > 1 {
-		w.links[s.id] = at
+		w.links[s.id] = firstName{at, info.Size(), info.ModTime()}
 	}
+}
+
+// firstName returns the path under which a file was found already. In a volume
+// that is live it may be gone, and another file have its inode.
+func (w *walker) firstName(info fs.FileInfo) (string, bool) {
+	s := stat(info)
+	first, ok := w.links[s.id]
+	same := ok && s.links > 1 && first.size == info.Size() && first.modTime.Equal(info.ModTime())
+	return first.path, same
 }
 
 func newEntry(t ondisk.EntryType, info fs.FileInfo) *ondisk.Entry {
@@ -335,7 +350,7 @@ func (w *Writer) Put(ctx context.Context, volume, local string) error {
 		recall := func(path string, info fs.FileInfo) (old, known *ondisk.Entry, err error) {
 			return t.recall(ctx, path, info)
 		}
-		walk := &walker{emit: emit, recall: recall, reuse: w.reuse, links: map[fileID]string{}}
+		walk := &walker{emit: emit, recall: recall, reuse: w.reuse, links: map[fileID]firstName{}}
 		err := walk.walk(local)
 		return walk.skipped, err
 	})

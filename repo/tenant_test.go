@@ -145,6 +145,32 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// TestRecordTooLarge asks for records that nobody could read again. That is found out
+// before anything is stored: a session of such a name would stop all collections.
+func TestRecordTooLarge(t *testing.T) {
+	r, b := initRepo(t)
+	before := b.Keys()
+	for _, opts := range []repo.WriteOptions{
+		{ID: "name", Name: strings.Repeat("n", 5<<20)},
+		{ID: "escapes", Name: strings.Repeat("\x01", 1<<20)},
+		{ID: "evidence", Evidence: map[string]map[string][]byte{"db": {"log": make([]byte, 4<<20)}}},
+	} {
+		_, err := r.Write(t.Context(), opts, func(context.Context, *repo.Writer) error {
+			t.Errorf("%s: the session began", opts.ID)
+			return nil
+		})
+		if !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("%s: %.100v", opts.ID, err)
+		}
+	}
+	if diff := cmp.Diff(before, b.Keys()); diff != "" {
+		t.Errorf("something was stored (-before +after):\n%s", diff)
+	}
+	if _, err := r.Collect(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestReadErrors(t *testing.T) {
 	r, _ := newRepo(t)
 	ctx := t.Context()

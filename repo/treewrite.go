@@ -53,7 +53,7 @@ func (w *Writer) newTreeWriter(ctx context.Context, volume string) (*treeWriter,
 	for _, keys := range w.journals {
 		t.resumed = append(t.resumed, &resumed{r: w.r, volume: volume, keys: keys})
 	}
-	if v := w.parentVolume(volume); v != nil {
+	if v := volumeOf(w.parent, volume); v != nil {
 		records := tree.New(v.root, w.r.loader.node(ondisk.KindTree)).From(ctx, nil)
 		t.nextParent, t.stopParent = iter.Pull2(records)
 	}
@@ -62,18 +62,6 @@ func (w *Writer) newTreeWriter(ctx context.Context, volume string) (*treeWriter,
 		return nil, err
 	}
 	return t, nil
-}
-
-func (w *Writer) parentVolume(name string) *Volume {
-	if w.parent == nil {
-		return nil
-	}
-	for i := range w.parent.Volumes {
-		if w.parent.Volumes[i].Name == name {
-			return &w.parent.Volumes[i]
-		}
-	}
-	return nil
 }
 
 // run walks, reads and stores the volume. It returns when nothing of it runs
@@ -272,8 +260,8 @@ func (w *Writer) readFile(ctx context.Context, j *job, large **pager) error {
 			err = (*large).finish(j.entry)
 		}
 	}
-	if err == nil && int64(j.entry.Size) == size { // or else it is changing
-		j.entry.Stat = w.reuse.fingerprint(info, time.Now())
+	if !sameStatus(j.entry, info) {
+		j.entry.Stat = nil // it has changed since it was opened, or is changing
 	}
 	return err
 }

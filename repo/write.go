@@ -31,7 +31,8 @@ type WriteOptions struct {
 	Name string
 	// Time is recorded in the point. The zero value means now.
 	Time time.Time
-	// Level, Labels and Evidence are recorded as they are.
+	// Level, Labels and Evidence are recorded as they are, in a record of 4 MiB
+	// at most, as JSON.
 	Level    string
 	Labels   map[string]string
 	Evidence map[string]map[string][]byte
@@ -43,7 +44,7 @@ type WriteOptions struct {
 	Progress func(Progress)
 }
 
-// check refuses what a record could not give back as it was.
+// check refuses what a record could not give back as it was, or not hold.
 func (o *WriteOptions) check() error {
 	if err := checkID(o.ID); err != nil {
 		return err
@@ -63,7 +64,9 @@ func (o *WriteOptions) check() error {
 	if y := o.Time.UTC().Year(); y < 0 || y > 9999 {
 		return fmt.Errorf("%w: time in the year %d", fs.ErrInvalid, y)
 	}
-	return nil
+	p := Point{ID: o.ID, Name: o.Name, Level: o.Level, Labels: o.Labels, Evidence: o.Evidence}
+	_, err := p.encode(nil) // before hours of work, not after
+	return err
 }
 
 // Progress is how far a session has come, in cumulative counts.
@@ -126,7 +129,7 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
-	p, at, err := r.lookup(ctx, opts.ID)
+	p, at, err := r.committed(ctx, opts.ID)
 	if err != nil {
 		return nil, err
 	}
