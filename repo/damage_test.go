@@ -434,3 +434,32 @@ func TestDamageOfOthers(t *testing.T) {
 		}
 	}
 }
+
+// TestMissingIsDamage loses packs, or what the index says of them: no caller must
+// take that for a path that never was there.
+func TestMissingIsDamage(t *testing.T) {
+	w := smallWorld(t)
+	keys, objects := w.objects()
+	for _, prefix := range []string{"pack/", "index/"} {
+		for _, key := range keys {
+			if strings.HasPrefix(key, prefix) {
+				w.bucket.Delete(key)
+			}
+		}
+		r := mustOpen(t, w.bucket.Bucket(), key("secret"))
+		p, err := r.Point(t.Context(), "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree, err := r.Tree(t.Context(), p, "v")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tree.Entry(t.Context(), "d/text"); !errors.Is(err, repo.ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("without %s: %v, want ErrCorrupt and not fs.ErrNotExist", prefix, err)
+		}
+		for key, data := range objects {
+			w.bucket.Set(key, data)
+		}
+	}
+}

@@ -118,3 +118,22 @@ func TestDamagedRecord(t *testing.T) {
 	w.fails(exitDamage, "show", "latest")
 	w.ok(nil, "restore", "one", w.path("out"))
 }
+
+// TestLostPacks does not take a path that cannot be looked up for one that is not
+// there.
+func TestLostPacks(t *testing.T) {
+	t.Parallel()
+	w := newRepository(t)
+	w.write("data/a", "hello")
+	w.ok(nil, "backup", "--id", "one", w.path("data"))
+	for _, name := range w.objects() {
+		if strings.Contains(name, "pack") {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.fails(exitDamage, "ls", "one", "a")
+	w.fails(exitDamage, "dump", "one", "a")
+	w.fails(exitDamage, "restore", "one", w.path("out"), "--path", "a")
+}
