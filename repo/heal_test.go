@@ -115,6 +115,13 @@ func (p *patient) each(fn func(what, object string, b *repotest.Bucket)) (packs 
 	return packs
 }
 
+// losesContent reports whether more than hashes of pages is lost.
+func losesContent(rep *repo.RepairReport) bool {
+	return slices.ContainsFunc(rep.Damage, func(d repo.Damage) bool {
+		return slices.ContainsFunc(d.Affects, func(s string) bool { return !strings.HasSuffix(s, "(hashes of its pages)") })
+	})
+}
+
 // TestHeal damages each pack in turn, repairs, backs up the same source again
 // and collects. Everything can be restored again then, older points as well.
 func TestHeal(t *testing.T) {
@@ -122,7 +129,7 @@ func TestHeal(t *testing.T) {
 	packs := p.each(func(what, object string, b *repotest.Bucket) {
 		r := reopen(t, b.Bucket())
 		rep := repair(t, r, nil)
-		if !slices.Equal(rep.Condemned, []string{object}) || len(rep.Damage) > 0 && len(rep.Points) == 0 {
+		if !slices.Equal(rep.Condemned, []string{object}) || losesContent(rep) != (len(rep.Points) > 0) {
 			t.Errorf("%s: %+v", what, rep)
 		}
 		if strings.HasSuffix(what, "bit") && rep.Rescued == 0 {
@@ -173,6 +180,45 @@ func TestHealHistory(t *testing.T) {
 		}
 	})
 	t.Logf("%d points were lost", lost)
+}
+
+// TestRepairNamesWhatIsLost harms the packs all over: repair must name the points
+// that cannot be restored, and no others. Who has lost nothing but hashes of pages
+// need not forget anything.
+func TestRepairNamesWhatIsLost(t *testing.T) {
+	bucket := repotest.NewBucket(nil)
+	r, err := repo.Init(t.Context(), bucket.Bucket(), key("secret"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	put(t, dir, "large", random(1, 2<<20))
+	write(t, r, "one", dir)
+	hashes := false
+	for _, object := range bucket.Keys() {
+		size := len(bucket.Objects()[object])
+		if kindOf(object) != "pack/" {
+			continue
+		}
+		for at := range 10 {
+			b := bucket.Clone(nil)
+			b.Flip(object, int64(8*(size*at/10)))
+			r := reopen(t, b.Bucket())
+			rep := repair(t, r, nil)
+			p, err := r.Point(t.Context(), "one")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = readAll(t.Context(), r, p)
+			if (err != nil) != slices.Contains(rep.Points, "one") {
+				t.Errorf("%s, %d tenths: the point reads with %v, %+v", object, at, err, rep)
+			}
+			hashes = hashes || err == nil && len(rep.Damage) > 0
+		}
+	}
+	if !hashes {
+		t.Error("nothing has hit the hashes of pages")
+	}
 }
 
 // TestRepairFromReplica takes everything that is lost from a replica, the nodes

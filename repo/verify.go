@@ -102,8 +102,9 @@ type Damage struct {
 	Chunk  string `json:"chunk,omitempty"`  // id of the chunk, in hex
 	Reason string `json:"reason"`
 	// Affects lists the recovery points, volumes and paths that cannot be
-	// restored because of it, in order: "point ID: volume/path". Nothing is
-	// affected if what is damaged has another copy. Up to a thousand are listed;
+	// restored because of it, in order: "point ID: volume/path". A file of which
+	// "(hashes of its pages)" are lost restores; to back it up costs more. Nothing
+	// is affected if what is damaged has another copy. Up to a thousand are listed;
 	// More is about how many there are besides.
 	Affects []string `json:"affects,omitempty"`
 	More    int64    `json:"more,omitempty"`
@@ -151,7 +152,7 @@ type verifier struct {
 		bad      map[chunkAt]*finding // damaged chunks of packs that were read
 		done     VerifyProgress
 		total    VerifyProgress
-		affected map[string]bool // IDs of points
+		affected map[string]bool // IDs of points that cannot be restored
 	}
 	unknown, unindexed []string
 	packsRead          int64
