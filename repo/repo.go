@@ -190,6 +190,9 @@ func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
 	h, err := r.getHeader(ctx)
+	if errors.Is(err, fs.ErrNotExist) { // what the store says of it helps nobody
+		err = fmt.Errorf("the bucket holds no repository: it has no object %s: %w", ondisk.HeaderKey, fs.ErrNotExist)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}

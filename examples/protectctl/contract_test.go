@@ -216,6 +216,7 @@ func TestFailures(t *testing.T) {
 		"restore unknown path":   {"restore", "one", w.path("out"), "--path", "nothing"},
 		"restore full target":    {"restore", "one", w.path("full")},
 		"restore to a file":      {"restore", "one", w.path("full/file")},
+		"restore to nothing":     {"restore", "one", ""},
 		"wrong password":         {"list", "--password-file", w.path("password")},
 		"empty password":         {"list", "--password-file", w.path("empty-password")},
 		"missing password file":  {"list", "--password-file", w.path("missing")},
@@ -261,7 +262,8 @@ func TestPasswordFile(t *testing.T) {
 	}
 }
 
-// TestSecretURL must not show what is in the query.
+// TestSecretURL must not show what is in the query, nor a password, also of a URL
+// that cannot be parsed.
 func TestSecretURL(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{
@@ -270,6 +272,9 @@ func TestSecretURL(t *testing.T) {
 		"dir://user:hunter2@host/x",
 		"s3://bucket?token=hunter2",
 		"%zz://bucket?token=hunter2",
+		"dir://user:hunter2%@host/x",
+		"dir://user:hunter2\"\\@host:port/x",
+		"dir://user:@hunter2%@host/x",
 	} {
 		w := newWorld(t)
 		w.repo = url
