@@ -379,7 +379,7 @@ func TestDamageNamesWhatIsAffected(t *testing.T) {
 			rep := verify(t, reopen(t, b.Bucket()), data)
 			var got []string
 			for _, d := range rep.Damage {
-				if lost := kindOf(object) == "index/" && d.Object == "" && d.Chunk != ""; d.Object != object && !lost {
+				if lost := kindOf(object) == "index/" && (d.Object == "index/" || d.Object == "" && d.Chunk != ""); d.Object != object && !lost {
 					t.Errorf("%s is %s: reported is %+v", object, what, d)
 				}
 				got = append(got, d.Affects...)

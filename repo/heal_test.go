@@ -286,6 +286,21 @@ func TestRepairIndex(t *testing.T) {
 		if rep := verify(t, r, false); len(rep.Damage) == 0 || len(rep.Unindexed) == 0 {
 			t.Errorf("%s: before: %+v", how, rep)
 		}
+		for _, dry := range []bool{true, false} { // without a look at what points refer to
+			b := b.Clone(nil)
+			o := repo.VerifyOptions{Level: repo.VerifyStructure}
+			rep, err := reopen(t, b.Bucket()).Verify(t.Context(), &o)
+			if err != nil || !named(rep, "index/") {
+				t.Errorf("%s: structure: %+v, %v", how, rep, err)
+			}
+			fixed := repair(t, reopen(t, b.Bucket()), &repo.RepairOptions{Level: o.Level, Remove: damaged, DryRun: dry})
+			if len(fixed.Damage) > 0 {
+				t.Errorf("%s: dry %t: %+v", how, dry, fixed)
+			}
+			if rep, err = reopen(t, b.Bucket()).Verify(t.Context(), &o); err != nil || named(rep, "index/") != dry {
+				t.Errorf("%s: dry %t: structure after repair: %+v, %v", how, dry, rep, err)
+			}
+		}
 		rep := repair(t, r, &repo.RepairOptions{Remove: damaged})
 		if len(rep.Indexed) < 4 || len(rep.Condemned) > 0 || len(rep.Damage) > 0 || !slices.Equal(rep.Removed, damaged) {
 			t.Errorf("%s: %+v", how, rep)

@@ -24,8 +24,9 @@ import (
 type VerifyLevel string
 
 const (
-	// VerifyStructure reads no pack: all small objects are there and authentic,
-	// and all packs that the index names are there with their size.
+	// VerifyStructure reads no pack: all small objects are authentic, all packs
+	// that the index names are there with their size, and it names those of all
+	// points. What only points refer to, VerifyMetadata misses.
 	VerifyStructure VerifyLevel = "structure"
 	// VerifyMetadata reads all directories and extent maps of all points, each
 	// part once: they are whole, and everything that they refer to is in the
