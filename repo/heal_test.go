@@ -182,6 +182,54 @@ func TestHealHistory(t *testing.T) {
 	t.Logf("%d points were lost", lost)
 }
 
+// TestRepairTrustsNoCopy has a chunk in two packs. That one looks damaged and holds
+// it, while the other one looks sound and does not: a repair that reads no more
+// than it is told to must not give up the former.
+func TestRepairTrustsNoCopy(t *testing.T) {
+	bucket := repotest.NewBucket(nil)
+	r, err := repo.Init(t.Context(), bucket.Bucket(), key("secret"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := random(1, 200_000)
+	var first, second []string
+	packs := func() (keys []string) {
+		for _, object := range bucket.Keys() {
+			if kindOf(object) == "pack/" && len(bucket.Objects()[object]) > len(data) {
+				keys = append(keys, object)
+			}
+		}
+		return keys
+	}
+	_, err = r.Write(t.Context(), repo.WriteOptions{ID: "late"}, func(ctx context.Context, w *repo.Writer) error {
+		writeStream(t, reopen(t, bucket.Bucket()), "early", data)
+		first = packs()
+		return w.PutStream(ctx, "v", bytes.NewReader(data))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second = slices.DeleteFunc(packs(), func(key string) bool { return slices.Contains(first, key) })
+	if len(first) != 1 || len(second) != 1 {
+		t.Fatalf("packs %q and %q", first, second)
+	}
+	whole := bucket.Objects()[first[0]]
+	bucket.Set(first[0], whole[:len(whole)-1])
+	bucket.Flip(second[0], 8*1000)
+	repair(t, reopen(t, bucket.Bucket()), &repo.RepairOptions{Level: repo.VerifyStructure})
+	bucket.Delete(first[0]) // as a collection may now
+	again := reopen(t, bucket.Bucket())
+	for _, id := range []string{"early", "late"} {
+		p, err := again.Point(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readAll(t.Context(), again, p); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
 // TestRepairNamesWhatIsLost harms the packs all over: repair must name the points
 // that cannot be restored, and no others. Who has lost nothing but hashes of pages
 // need not forget anything.
