@@ -60,8 +60,7 @@ func (c *cli) newBucket(ctx context.Context) (*blob.Bucket, error) {
 
 // redact returns the text of an error without the secrets that the URLs of
 // repositories may hold, which bucket drivers quote in their errors.
-func (c *cli) redact(err error) string {
-	text := err.Error()
+func (c *cli) redact(text string) string {
 	for _, u := range []string{c.repository, c.other} {
 		text = redactURL(text, u)
 	}

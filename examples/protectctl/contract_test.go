@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"slices"
@@ -281,6 +283,18 @@ func TestSecretURL(t *testing.T) {
 		if stderr := w.fails(exitFailure, "list"); strings.Contains(stderr, "hunter2") {
 			t.Errorf("%s: %s", url, stderr)
 		}
+	}
+}
+
+// TestSecretURLInLog is about what drivers say of calls that are tried again.
+func TestSecretURLInLog(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	c := &cli{repository: "azblob://container?sig=hunter2", other: "s3://me:hunter2@bucket", stderr: &stderr}
+	c.newLog(true)
+	c.log.Warn("tried again", "error", errors.New("GET azblob://container?sig=hunter2, s3://me:hunter2@bucket: refused"))
+	if got := stderr.String(); !strings.Contains(got, "refused") || strings.Contains(got, "hunter2") {
+		t.Errorf("logged %q", got)
 	}
 }
 
