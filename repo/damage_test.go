@@ -342,55 +342,6 @@ func TestOtherRepository(t *testing.T) {
 	}
 }
 
-// TestDamageNamesWhatIsAffected damages objects of the second point alone.
-func TestDamageNamesWhatIsAffected(t *testing.T) {
-	bucket := repotest.NewBucket(nil)
-	r, err := repo.Init(t.Context(), bucket.Bucket(), key("secret"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	put(t, dir, "same", random(1, 200_000))
-	write(t, r, "one", dir)
-	before := bucket.Objects()
-	put(t, dir, "dir/fresh", random(2, 200_000))
-	write(t, r, "two", dir)
-	for object := range bucket.Objects() {
-		if before[object] != nil {
-			continue
-		}
-		var want []string // any of these
-		switch kindOf(object) {
-		case "pack/":
-			want = []string{"two: v/dir/fresh", "two: v"}
-		case "index/":
-			want = []string{"two: v"}
-		}
-		b := bucket.Clone(nil)
-		b.Flip(object, 8*100)
-		for what, data := range map[string]bool{"missing": false, "missing, all data": true, "flipped": true} {
-			if what != "flipped" {
-				b = bucket.Clone(nil)
-				b.Delete(object)
-			} else {
-				b = bucket.Clone(nil)
-				b.Flip(object, 8*100)
-			}
-			rep := verify(t, reopen(t, b.Bucket()), data)
-			var got []string
-			for _, d := range rep.Damage {
-				if lost := kindOf(object) == "index/" && d.Object == "" && d.Chunk != ""; d.Object != object && !lost {
-					t.Errorf("%s is %s: reported is %+v", object, what, d)
-				}
-				got = append(got, d.Affects...)
-			}
-			if len(want) > 0 && (len(got) != 1 || !slices.Contains(want, got[0])) {
-				t.Errorf("%s is %s: affects %q, want one of %q", object, what, got, want)
-			}
-		}
-	}
-}
-
 // TestDamageOfOthers checks that damage to one point stops neither writing nor
 // reading others, and that a damaged parent is not reused. (Damage to an epoch
 // stops writing: see TestEpochsOfOthers.)

@@ -5,6 +5,7 @@ package repo
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 )
 
@@ -36,7 +37,8 @@ var (
 	ErrFenced = errors.New("the session was given up by a collector")
 )
 
-// CorruptError says what is damaged. It matches ErrCorrupt.
+// CorruptError says what is damaged or missing. It matches ErrCorrupt, and never
+// fs.ErrNotExist.
 type CorruptError struct {
 	Object string // key of the damaged or missing object; empty if not known
 	Chunk  string // id of the chunk concerned, in hex, if any
@@ -57,7 +59,13 @@ func (e *CorruptError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns ErrCorrupt and the cause.
-func (e *CorruptError) Unwrap() []error { return []error{ErrCorrupt, e.Err} }
+// Unwrap returns ErrCorrupt and the cause. An object that is missing is hidden:
+// fs.ErrNotExist tells callers that what they asked for was never there.
+func (e *CorruptError) Unwrap() []error {
+	if errors.Is(e.Err, fs.ErrNotExist) {
+		return []error{ErrCorrupt}
+	}
+	return []error{ErrCorrupt, e.Err}
+}
 
 func corrupt(object string, err error) error { return &CorruptError{Object: object, Err: err} }

@@ -62,7 +62,8 @@ func (r *Repository) forget(ctx context.Context, ids []string) error {
 	if err := r.writable(ctx); err != nil {
 		return err
 	}
-	var gone []attempt
+	var gone []*Point
+	var attempts []attempt
 	for _, id := range ids {
 		if err := checkID(id); err != nil {
 			return err
@@ -72,13 +73,13 @@ func (r *Repository) forget(ctx context.Context, ids []string) error {
 			return fmt.Errorf("point %q: %w", id, err)
 		}
 		if p != nil {
-			gone = append(gone, p.at)
+			gone, attempts = append(gone, p), append(attempts, p.at)
 		}
 	}
 	if err := r.refuseHeld(ctx, gone); err != nil || len(gone) == 0 {
 		return err
 	}
-	for _, a := range gone {
+	for _, a := range attempts {
 		if err := r.putMark(ctx, a.ForgetKey(), ""); err != nil {
 			return err
 		}
@@ -86,18 +87,18 @@ func (r *Repository) forget(ctx context.Context, ids []string) error {
 	if err := r.refuseHeld(ctx, gone); err != nil {
 		return err
 	}
-	return r.putSet(ctx, ondisk.ClosedPrefix, 0, ondisk.NewAttemptSet(gone...).Encode())
+	return r.putSet(ctx, ondisk.ClosedPrefix, 0, ondisk.NewAttemptSet(attempts...).Encode())
 }
 
 // refuseHeld fails if one of the points is held.
-func (r *Repository) refuseHeld(ctx context.Context, points []attempt) error {
-	for _, a := range points {
-		holds, err := r.holds(ctx, a)
+func (r *Repository) refuseHeld(ctx context.Context, points []*Point) error {
+	for _, p := range points {
+		holds, err := r.holds(ctx, p.at)
 		if err != nil {
 			return err
 		}
 		if len(holds) > 0 {
-			return fmt.Errorf("%w: the recovery point is held", fs.ErrPermission)
+			return fmt.Errorf("%w: point %q is held", fs.ErrPermission, p.ID)
 		}
 	}
 	return nil

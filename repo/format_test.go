@@ -282,11 +282,22 @@ func (r *formatReader) readSegment(key string) {
 		last, rest = name, rest[21:]
 	}
 	table, recs := rest[:packs*60], rest[packs*60:]
-	var before [32]byte
+	// What is compared as bytes has its numbers in big-endian order.
+	big := func(b []byte, at ...int) []byte {
+		b = slices.Clone(b)
+		for _, i := range at {
+			slices.Reverse(b[i : i+4])
+		}
+		return b
+	}
+	for i := 60; i < len(table); i += 60 {
+		must(bytes.Compare(big(table[i-60:i], 16, 20, 56), big(table[i:i+60], 16, 20, 56)) < 0, "%s: order of packs", key)
+	}
+	var before []byte
 	for ; len(recs) > 0; recs = recs[50:] {
-		id := [32]byte(recs)
-		must(bytes.Compare(before[:], id[:]) <= 0, "%s: order", key)
-		before = id
+		id, now := [32]byte(recs), big(recs[:50], 32, 36)
+		must(bytes.Compare(before, now) < 0, "%s: order of records", key)
+		before = now
 		n := int(le.Uint32(recs[32:]))
 		must(n < packs, "%s: pack", key)
 		p := table[n*60:]

@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // formatDecoder reads the binary encodings of FORMAT.md, section 1.
@@ -75,42 +76,67 @@ func (d *formatDecoder) root() formatRoot {
 func (r *formatReader) readClosed(key string) {
 	d := &formatDecoder{r.object(key, 4<<20)}
 	must(d.fixed(1)[0] == 1, "%s: version", key)
-	for range d.varint(4 << 20) {
-		r.closed[fmt.Sprintf("%x-%08x", d.fixed(16), d.varint(1<<32-1))] = true
+	n, last := d.varint(4<<20), ""
+	for range n {
+		at := fmt.Sprintf("%x-%08x", d.fixed(16), d.varint(1<<32-1))
+		must(at > last, "%s: order", key)
+		r.closed[at], last = true, at
 	}
-	must(len(d.b) == 0, "%s: trailing bytes", key)
+	must(len(d.b) == 0 && n > 0, "%s: trailing bytes, or nothing", key)
 }
 
 // Section 11.
 
 type formatPoint struct {
-	ID      string `json:"id"`
-	Version int    `json:"version"`
-	Fence   any    `json:"fence"`
-	Seq     uint64 `json:"seq"`
-	Volumes []struct {
+	ID           string    `json:"id"`
+	Version      int       `json:"version"`
+	Fence        any       `json:"fence"`
+	Committed    time.Time `json:"committed"`
+	Origin       string    `json:"origin"`
+	OriginDigest string    `json:"origin_digest"`
+	Session      string    `json:"session"`
+	Seq          uint64    `json:"seq"`
+	Prev         string    `json:"prev"`
+	Volumes      []struct {
 		Name string `json:"name"`
 	} `json:"volumes"`
 	Roots []struct {
 		ID     string `json:"id"`
 		Height int    `json:"height"`
 	} `json:"roots"`
+
+	digest [32]byte
 }
 
 // points returns the live points by their ids.
 func (r *formatReader) points() (points map[string]*formatPoint, err error) {
 	points = map[string]*formatPoint{}
+	all := map[string]*formatPoint{} // by digest
 	return points, try(func() {
 		for _, key := range r.keys("point/") {
 			at := strings.TrimPrefix(key, "point/")
-			p := &formatPoint{}
-			must(json.Unmarshal(r.object(key, 4<<20), p) == nil && p.Version == 1 && len(p.Roots) == len(p.Volumes), "%s: record", key)
-			if r.closed[at] || p.Fence != nil {
+			p, plain := &formatPoint{}, r.object(key, 4<<20)
+			must(json.Unmarshal(plain, p) == nil && p.Version == 1, "%s: record", key)
+			if p.Fence != nil {
 				continue
 			}
+			must(len(check(hex.DecodeString(p.Session))) == 16 && len(p.Roots) == len(p.Volumes) && len(p.Roots) <= 1024, "%s: record", key)
+			for i, v := range p.Volumes {
+				must(i == 0 || v.Name > p.Volumes[i-1].Name, "%s: volumes", key)
+			}
 			name := r.identity("point name", []byte(p.ID))
-			must(strings.HasPrefix(at, hex.EncodeToString(name[:16])+"-") && points[p.ID] == nil, "%s: name", key)
-			points[p.ID] = p
+			must(strings.HasPrefix(at, hex.EncodeToString(name[:16])+"-") && len(p.ID) <= 255, "%s: name", key)
+			p.digest = r.identity("record digest", plain)
+			all[hex.EncodeToString(p.digest[:])] = p
+			if !r.closed[at] {
+				must(points[p.ID] == nil, "%s: another attempt is live", key)
+				points[p.ID] = p
+			}
+		}
+		for _, p := range all {
+			if before := all[p.Prev]; before != nil {
+				must(p.Seq == before.Seq+1, "%s: seq", p.ID)
+			}
 		}
 	})
 }
@@ -187,7 +213,7 @@ func (r *formatReader) entry(value []byte) string {
 	var (
 		kind                 byte
 		mode, uid, gid, size uint64
-		mtime, target        string
+		mtime, target, attr  string
 		xattrs               []string
 		content              []formatSlice
 		contentMap           *formatRoot
@@ -207,7 +233,9 @@ func (r *formatReader) entry(value []byte) string {
 			target = string(f.fixed(len(f.b)))
 		case 3:
 			for len(f.b) > 0 {
-				xattrs = append(xattrs, fmt.Sprintf("%s=%x", f.bytes(255), f.bytes(64<<10)))
+				name := string(f.bytes(255))
+				must(name > attr && !strings.Contains(name, "\x00") && len(xattrs) < 128, "attributes")
+				xattrs, attr = append(xattrs, fmt.Sprintf("%s=%x", name, f.bytes(64<<10))), name
 			}
 		case 4:
 			f.fixed(32)
@@ -235,7 +263,8 @@ func (r *formatReader) entry(value []byte) string {
 		must(len(f.b) == 0, "field %d: trailing bytes", tag)
 	}
 	must(kind >= 1 && kind <= 4 && (target != "") == (kind > 2), "type")
-	must(kind == 2 || size == 0 && content == nil && contentMap == nil, "data in something that is not a file")
+	must(kind == 2 || size == 0 && pages == nil, "data in something that is not a file")
+	must(size > 0 || content == nil && contentMap == nil, "content of a file of no bytes")
 	if contentMap != nil {
 		must(content == nil, "two maps")
 		content = r.extents(*contentMap)

@@ -60,7 +60,8 @@ func (r *Repository) readAny(ctx context.Context, id ondisk.ID, kind ondisk.Kind
 }
 
 // readFrom reads a chunk from the first of the copies that can be read. If there
-// is none or they are gone, the error matches fs.ErrNotExist.
+// is none, the error says what is wrong with one that is there rather than that
+// another one is gone.
 func (r *Repository) readFrom(ctx context.Context, copies []index.Location, id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
 	var failed error
 	for _, at := range copies {
@@ -68,14 +69,20 @@ func (r *Repository) readFrom(ctx context.Context, copies []index.Location, id o
 		if err == nil || !errors.Is(err, ErrCorrupt) {
 			return plain, err
 		}
-		if failed == nil || errors.Is(failed, fs.ErrNotExist) {
+		if failed == nil || isMissing(failed) {
 			failed = err
 		}
 	}
 	if failed == nil {
-		failed = &CorruptError{Chunk: id.String(), Err: fmt.Errorf("chunk is not in the index: %w", fs.ErrNotExist)}
+		failed = &CorruptError{Chunk: id.String(), Err: errors.New("chunk is not in the index")}
 	}
 	return nil, failed
+}
+
+// isMissing reports whether damage is that an object is not there.
+func isMissing(err error) bool {
+	c, ok := errors.AsType[*CorruptError](err)
+	return ok && errors.Is(c.Err, fs.ErrNotExist)
 }
 
 // parsePackKey is the inverse of PackRef.Key.

@@ -20,14 +20,20 @@ type loader struct {
 	r      *Repository
 	limit  int64
 	mu     sync.Mutex
-	chunks map[ondisk.ID]*cached
+	chunks map[chunkKey]*cached
 	recent *list.List // of *cached, the most recently used first
 	size   int64
 }
 
+// chunkKey has the kind, since no chunk may be read as one of another kind.
+type chunkKey struct {
+	id   ondisk.ID
+	kind ondisk.Kind
+}
+
 // cached is a chunk that is in memory or on its way there.
 type cached struct {
-	id    ondisk.ID
+	chunkKey
 	ready chan struct{} // closed when data or err is set
 	data  []byte
 	err   error
@@ -35,7 +41,7 @@ type cached struct {
 }
 
 func newLoader(r *Repository, limit int64) *loader {
-	return &loader{r: r, limit: limit, chunks: map[ondisk.ID]*cached{}, recent: list.New()}
+	return &loader{r: r, limit: limit, chunks: map[chunkKey]*cached{}, recent: list.New()}
 }
 
 // node returns a reader of tree nodes of one kind.
@@ -46,9 +52,9 @@ func (l *loader) node(kind ondisk.Kind) tree.Get {
 // get returns the plaintext of a chunk, which must not be modified.
 func (l *loader) get(ctx context.Context, id ondisk.ID, kind ondisk.Kind) ([]byte, error) {
 	for {
-		c, mine := l.claim(id)
+		c, mine := l.claim(chunkKey{id, kind})
 		if mine {
-			l.load(ctx, c, kind)
+			l.load(ctx, c)
 			return c.data, c.err
 		}
 		select {
@@ -68,27 +74,27 @@ func (l *loader) get(ctx context.Context, id ondisk.ID, kind ondisk.Kind) ([]byt
 
 // claim returns the chunk's place in the cache, and whether the caller is the
 // one to load it.
-func (l *loader) claim(id ondisk.ID) (c *cached, mine bool) {
+func (l *loader) claim(key chunkKey) (c *cached, mine bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c := l.chunks[id]; c != nil {
+	if c := l.chunks[key]; c != nil {
 		if c.place != nil {
 			l.recent.MoveToFront(c.place)
 		}
 		return c, false
 	}
-	c = &cached{id: id, ready: make(chan struct{})}
-	l.chunks[id] = c
+	c = &cached{chunkKey: key, ready: make(chan struct{})}
+	l.chunks[key] = c
 	return c, true
 }
 
-func (l *loader) load(ctx context.Context, c *cached, kind ondisk.Kind) {
+func (l *loader) load(ctx context.Context, c *cached) {
 	defer close(c.ready)
-	c.data, c.err = l.r.readAny(ctx, c.id, kind)
+	c.data, c.err = l.r.readAny(ctx, c.id, c.kind)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.err != nil {
-		delete(l.chunks, c.id)
+		delete(l.chunks, c.chunkKey)
 		return
 	}
 	c.place = l.recent.PushFront(c)
@@ -96,7 +102,7 @@ func (l *loader) load(ctx context.Context, c *cached, kind ondisk.Kind) {
 	for l.size > l.limit && l.recent.Len() > 1 {
 		old := l.recent.Remove(l.recent.Back()).(*cached) // our own list
 		l.size -= int64(len(old.data))
-		delete(l.chunks, old.id)
+		delete(l.chunks, old.chunkKey)
 	}
 }
 

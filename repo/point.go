@@ -76,12 +76,15 @@ type Stats struct {
 	Packs  int64 `json:"packs"`
 }
 
+// maxID bounds the ID of a point, in bytes.
+const maxID = 255
+
 // checkID accepts what a caller may use as an ID: 1 to 255 bytes of UTF-8
 // without control characters.
 func checkID(id string) error {
 	bad := func(r rune) bool { return r < ' ' || r == 0x7f || r == utf8.RuneError }
-	if id == "" || len(id) > 255 || strings.ContainsFunc(id, bad) {
-		return fmt.Errorf("%w: a point ID has 1 to 255 bytes of UTF-8 without control characters, not %q", fs.ErrInvalid, id)
+	if id == "" || len(id) > maxID || strings.ContainsFunc(id, bad) {
+		return fmt.Errorf("%w: a point ID has 1 to %d bytes of UTF-8 without control characters, not %q", fs.ErrInvalid, maxID, id)
 	}
 	return nil
 }

@@ -231,6 +231,7 @@ func (p *repairer) mend(ctx context.Context, pk *packer) error {
 		p.v.packs[known.Ref].named = true
 		p.rep.Indexed = append(p.rep.Indexed, known.Ref.Key())
 	}
+	p.v.reportIndex()
 	var bad []ondisk.PackRef
 	broken := p.broken()
 	known, err := p.v.r.inPacks(ctx, func(ref ondisk.PackRef) bool { return broken[ref] })

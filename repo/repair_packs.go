@@ -175,14 +175,22 @@ func (p *repairer) copyAll(pk *packer, data []byte, chunks []index.Location) err
 	return nil
 }
 
-// elsewhere reports whether there is a copy of a chunk in a pack in which
-// nothing was found to be wrong.
+// elsewhere reports whether there is a good copy of a chunk in a pack in which
+// nothing was found to be wrong. What the verification has not read is read now:
+// the other copy may soon be gone.
 func (p *repairer) elsewhere(ctx context.Context, id ondisk.ID, broken map[ondisk.PackRef]bool) (bool, error) {
 	copies, err := p.v.r.find(ctx, id)
 	for _, l := range copies {
 		ref := l.Pack.Ref
-		if info := p.v.packs[ref]; info != nil && info.listed && !broken[ref] && !p.v.condemned.Has(ref) && p.v.lacks(l) == nil {
+		info := p.v.packs[ref]
+		if info == nil || !info.listed || broken[ref] || p.v.condemned.Has(ref) || p.v.lacks(l) != nil {
+			continue
+		}
+		if info.whole {
 			return true, nil
+		}
+		if _, err := p.v.r.readCopy(ctx, l, l.Entry.Kind); !errors.Is(err, ErrCorrupt) {
+			return err == nil, err
 		}
 	}
 	return false, err

@@ -149,7 +149,7 @@ type Repository struct {
 }
 
 // Init creates a repository in the bucket, which may hold other objects, but
-// no repository (fs.ErrExist). The bucket stays the caller's and must stay
+// neither a repository nor what is left of one (fs.ErrExist). The bucket stays the caller's and must stay
 // open as long as the repository is used.
 func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Repository, error) {
 	r := newRepository(bucket, opts)
@@ -160,6 +160,9 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	case err == nil:
 		return nil, fmt.Errorf("repo: init: the bucket holds a repository: %w", fs.ErrExist)
 	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("repo: init: %w", err)
+	}
+	if err := r.refuseRemains(ctx); err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
 	_, _ = rand.Read(r.id[:]) // never fails, see crypto/rand
@@ -180,6 +183,20 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	return r, nil
 }
 
+// refuseRemains fails if somebody has stored something here, though there is no
+// header: it got lost. What Init itself leaves when it dies is no obstacle.
+func (r *Repository) refuseRemains(ctx context.Context) error {
+	for _, prefix := range []string{ondisk.PointPrefix, ondisk.PackPrefix} {
+		for o, err := range r.store.List(ctx, prefix) {
+			if err != nil {
+				return err
+			}
+			return fmt.Errorf("the bucket has %s, of a repository that has lost its %s: %w", o.Key, ondisk.HeaderKey, fs.ErrExist)
+		}
+	}
+	return nil
+}
+
 // Open opens the repository in the bucket. It fails with fs.ErrNotExist if
 // there is none, with ErrKey if no key slot opens, and with ErrFormat if the
 // repository needs another version of this package. It may succeed where
@@ -190,6 +207,9 @@ func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
 	h, err := r.getHeader(ctx)
+	if errors.Is(err, fs.ErrNotExist) { // what the store says of it helps nobody
+		err = fmt.Errorf("the bucket holds no repository: it has no object %s: %w", ondisk.HeaderKey, fs.ErrNotExist)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}

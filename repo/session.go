@@ -49,6 +49,9 @@ func (r *Repository) beginSession(ctx context.Context, at attempt, name string, 
 		rec.Parents = append(rec.Parents, p.String())
 	}
 	plain, err := json.Marshal(rec)
+	if err == nil && len(plain) > ondisk.MaxRecord { // no collector could read it
+		err = fmt.Errorf("%w: the record of a session with a name of %d bytes", fs.ErrInvalid, len(name))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -25,12 +25,13 @@ type Usage struct {
 	Stored   int64 `json:"bytes_stored"` // size of all objects
 }
 
-// Usage counts the points and objects. It reads metadata only. Damaged
-// recovery points are not counted; Verify finds them.
+// Usage counts the points and objects. It reads metadata only. If records are
+// damaged, it returns what the others say together with an error that matches
+// ErrCorrupt.
 func (r *Repository) Usage(ctx context.Context) (*Usage, error) {
-	all, err := r.readRoots(ctx, "")
-	if err != nil && !errors.Is(err, ErrCorrupt) {
-		return nil, fmt.Errorf("repo: usage: %w", err)
+	all, damage := r.readRoots(ctx, "")
+	if damage != nil && !errors.Is(damage, ErrCorrupt) {
+		return nil, fmt.Errorf("repo: usage: %w", damage)
 	}
 	u := &Usage{}
 	for _, p := range all.live() {
@@ -50,6 +51,9 @@ func (r *Repository) Usage(ctx context.Context) (*Usage, error) {
 		case strings.HasPrefix(o.Key, ondisk.SessionPrefix):
 			u.Sessions++
 		}
+	}
+	if damage != nil {
+		return u, fmt.Errorf("repo: usage: %w", damage)
 	}
 	return u, nil
 }

@@ -24,8 +24,9 @@ import (
 type VerifyLevel string
 
 const (
-	// VerifyStructure reads no pack: all small objects are there and authentic,
-	// and all packs that the index names are there with their size.
+	// VerifyStructure reads no pack: all small objects are authentic, all packs
+	// that the index names are there with their size, and it names those of all
+	// points. What only points refer to, VerifyMetadata misses.
 	VerifyStructure VerifyLevel = "structure"
 	// VerifyMetadata reads all directories and extent maps of all points, each
 	// part once: they are whole, and everything that they refer to is in the
@@ -102,8 +103,9 @@ type Damage struct {
 	Chunk  string `json:"chunk,omitempty"`  // id of the chunk, in hex
 	Reason string `json:"reason"`
 	// Affects lists the recovery points, volumes and paths that cannot be
-	// restored because of it, in order: "point ID: volume/path". Nothing is
-	// affected if what is damaged has another copy. Up to a thousand are listed;
+	// restored because of it, in order: "point ID: volume/path". A file of which
+	// "(hashes of its pages)" are lost restores; to back it up costs more. Nothing
+	// is affected if what is damaged has another copy. Up to a thousand are listed;
 	// More is about how many there are besides.
 	Affects []string `json:"affects,omitempty"`
 	More    int64    `json:"more,omitempty"`
@@ -151,7 +153,7 @@ type verifier struct {
 		bad      map[chunkAt]*finding // damaged chunks of packs that were read
 		done     VerifyProgress
 		total    VerifyProgress
-		affected map[string]bool // IDs of points
+		affected map[string]bool // IDs of points that cannot be restored
 	}
 	unknown, unindexed []string
 	packsRead          int64

@@ -83,14 +83,29 @@ func (v *verifier) discard(which func(*finding) bool) {
 }
 
 // place is what damage can affect.
-type place struct{ point, volume, path string }
+type place struct {
+	point, volume, path string
+	// hashes stands for those of the file's pages. Without them it restores, but
+	// costs more to back up.
+	hashes bool
+}
 
-// affects records that a place cannot be restored because of the damage.
+func (p place) String() string {
+	s := p.point + ": " + path.Join(p.volume, p.path)
+	if p.hashes {
+		s += " (hashes of its pages)"
+	}
+	return s
+}
+
+// affects records that a place is lost because of the damage.
 func (v *verifier) affects(f *finding, at place) {
-	what := at.point + ": " + path.Join(at.volume, at.path)
+	what := at.String()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.mu.affected[at.point] = true
+	if !at.hashes {
+		v.mu.affected[at.point] = true
+	}
 	switch {
 	case f.affects[what]:
 	case len(f.affects) < maxAffects:

@@ -69,7 +69,7 @@ func (v *verifier) reportPacks() {
 
 // findUnindexed finds packs that no segment names. That of a session at work may
 // come later; that of one that is over is looked for once more, since it may
-// have ended since the index was read.
+// have ended since the index was read, and its packs been condemned since.
 func (v *verifier) findUnindexed(ctx context.Context) error {
 	if len(v.withoutIndex()) > 0 {
 		if err := v.tolerate(v.r.refresh(ctx)); err != nil {
@@ -84,6 +84,10 @@ func (v *verifier) findUnindexed(ctx context.Context) error {
 				info.named = true
 			}
 		}
+		v.condemned, err = v.r.readCondemned(ctx)
+		if err := v.tolerate(err); err != nil {
+			return err
+		}
 	}
 	v.unindexed = nil
 	for _, ref := range v.withoutIndex() {
@@ -91,7 +95,29 @@ func (v *verifier) findUnindexed(ctx context.Context) error {
 			v.unindexed = append(v.unindexed, ref.Key())
 		}
 	}
+	v.reportIndex()
 	return nil
+}
+
+// reportIndex reports that a part of the index is lost, if that shows: sessions
+// commit only when all of their packs are in it.
+func (v *verifier) reportIndex() {
+	committed := map[[16]byte]bool{}
+	for _, p := range v.roots.live() {
+		committed[p.session] = true
+	}
+	lost := 0
+	for _, ref := range v.withoutIndex() {
+		if committed[ref.Session] {
+			lost++
+		}
+	}
+	v.mu.Lock()
+	v.discard(func(f *finding) bool { return f.object == ondisk.IndexPrefix })
+	v.mu.Unlock()
+	if lost > 0 {
+		v.found(corrupt(ondisk.IndexPrefix, fmt.Errorf("a part of the index is lost: it does not know %d packs of recovery points", lost)))
+	}
 }
 
 // withoutIndex returns the packs that no segment names and that are not

@@ -187,8 +187,7 @@ func (w *treeWalk) record(ctx context.Context, rec tree.Record, at place) (bool,
 	if err != nil || e.Pages == nil {
 		return ok, err
 	}
-	// Without its page hashes a file restores, but costs more to back up.
-	at.path += " (hashes of its pages)"
+	at.hashes = true
 	fine, err := w.content(ctx, ondisk.KindPages, e.Pages.Extents, e.Pages.Map, ondisk.PagesLen(e.Size), at)
 	return ok && fine, err
 }

@@ -5,6 +5,7 @@
 package restore
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -12,10 +13,16 @@ import (
 )
 
 // setXattr sets an attribute of an open file. The error matches
-// errors.ErrUnsupported if the file system has none.
+// errors.ErrUnsupported if the file system has none, or none such: some hold no
+// more than a block of them, which they report like a disk that is full.
 func setXattr(f *os.File, name string, value []byte) error {
-	if err := unix.Fsetxattr(int(f.Fd()), name, value, 0); err != nil { // a descriptor fits
-		return fmt.Errorf("set attribute %q: %w", name, err)
+	err := unix.Fsetxattr(int(f.Fd()), name, value, 0) // a descriptor fits
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.E2BIG), errors.Is(err, unix.ERANGE),
+		errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENAMETOOLONG):
+		err = errors.Join(errors.ErrUnsupported, err)
 	}
-	return nil
+	return fmt.Errorf("set attribute %q: %w", name, err)
 }

@@ -53,8 +53,10 @@ func TestForget(t *testing.T) {
 	if diff := cmp.Diff(object{"id": "p1", "holders": []any{"case 4711"}}, o); diff != "" {
 		t.Errorf("hold add (-want +got):\n%s", diff)
 	}
-	if stderr := w.fails(exitFailure, "forget", "p1"); !strings.Contains(stderr, "held") {
-		t.Errorf("forget of a held point: %s", stderr)
+	for _, dry := range []string{"--dry-run=false", "--dry-run"} {
+		if stderr := w.fails(exitFailure, "forget", "p2", "p1", dry); !strings.Contains(stderr, `"p1"`) || !strings.Contains(stderr, "held") {
+			t.Errorf("forget %s of a held point: %s", dry, stderr)
+		}
 	}
 
 	policy := []string{"forget", "--keep-last", "2", "--max-share", "0.9"}

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"gocloud.dev/blob"
@@ -58,8 +60,7 @@ func (c *cli) newBucket(ctx context.Context) (*blob.Bucket, error) {
 
 // redact returns the text of an error without the secrets that the URLs of
 // repositories may hold, which bucket drivers quote in their errors.
-func (c *cli) redact(err error) string {
-	text := err.Error()
+func (c *cli) redact(text string) string {
 	for _, u := range []string{c.repository, c.other} {
 		text = redactURL(text, u)
 	}
@@ -74,11 +75,13 @@ func redactURL(text, repository string) string {
 		if p, ok := u.User.Password(); ok {
 			secrets = append(secrets, p, url.QueryEscape(p), url.PathEscape(p))
 		}
+	} else if i := strings.LastIndex(repository, "@"); i >= 0 { // which quotes it all
+		_, user, _ := strings.Cut(repository[:i], "://")
+		secrets = append(secrets, user)
 	}
-	for _, s := range secrets {
-		if s != "" {
-			text = strings.ReplaceAll(text, s, "…")
-		}
+	for _, s := range slices.DeleteFunc(secrets, func(s string) bool { return s == "" }) {
+		text = strings.ReplaceAll(text, strings.Trim(strconv.Quote(s), `"`), "…")
+		text = strings.ReplaceAll(text, s, "…")
 	}
 	return text
 }

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"slices"
@@ -216,6 +218,7 @@ func TestFailures(t *testing.T) {
 		"restore unknown path":   {"restore", "one", w.path("out"), "--path", "nothing"},
 		"restore full target":    {"restore", "one", w.path("full")},
 		"restore to a file":      {"restore", "one", w.path("full/file")},
+		"restore to nothing":     {"restore", "one", ""},
 		"wrong password":         {"list", "--password-file", w.path("password")},
 		"empty password":         {"list", "--password-file", w.path("empty-password")},
 		"missing password file":  {"list", "--password-file", w.path("missing")},
@@ -261,7 +264,8 @@ func TestPasswordFile(t *testing.T) {
 	}
 }
 
-// TestSecretURL must not show what is in the query.
+// TestSecretURL must not show what is in the query, nor a password, also of a URL
+// that cannot be parsed.
 func TestSecretURL(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{
@@ -270,12 +274,27 @@ func TestSecretURL(t *testing.T) {
 		"dir://user:hunter2@host/x",
 		"s3://bucket?token=hunter2",
 		"%zz://bucket?token=hunter2",
+		"dir://user:hunter2%@host/x",
+		"dir://user:hunter2\"\\@host:port/x",
+		"dir://user:@hunter2%@host/x",
 	} {
 		w := newWorld(t)
 		w.repo = url
 		if stderr := w.fails(exitFailure, "list"); strings.Contains(stderr, "hunter2") {
 			t.Errorf("%s: %s", url, stderr)
 		}
+	}
+}
+
+// TestSecretURLInLog is about what drivers say of calls that are tried again.
+func TestSecretURLInLog(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	c := &cli{repository: "azblob://container?sig=hunter2", other: "s3://me:hunter2@bucket", stderr: &stderr}
+	c.newLog(true)
+	c.log.Warn("tried again", "error", errors.New("GET azblob://container?sig=hunter2, s3://me:hunter2@bucket: refused"))
+	if got := stderr.String(); !strings.Contains(got, "refused") || strings.Contains(got, "hunter2") {
+		t.Errorf("logged %q", got)
 	}
 }
 

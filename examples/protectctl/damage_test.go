@@ -114,7 +114,31 @@ func TestDamagedRecord(t *testing.T) {
 	if o := w.run(nil, "show", "one"); o.code != 0 || !strings.Contains(o.stdout, "data: 5 B") {
 		t.Errorf("show one: exit status %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
+	var stats object
+	o = w.run(nil, "--json", "stats")
+	if err := json.Unmarshal([]byte(o.stdout), &stats); err != nil || o.code != exitDamage || stats["points"] != 1.0 {
+		t.Errorf("stats: exit status %d, %v\n%s%s", o.code, err, o.stdout, o.stderr)
+	}
 	w.fails(exitDamage, "show", "two")
 	w.fails(exitDamage, "show", "latest")
 	w.ok(nil, "restore", "one", w.path("out"))
+}
+
+// TestLostPacks does not take a path that cannot be looked up for one that is not
+// there.
+func TestLostPacks(t *testing.T) {
+	t.Parallel()
+	w := newRepository(t)
+	w.write("data/a", "hello")
+	w.ok(nil, "backup", "--id", "one", w.path("data"))
+	for _, name := range w.objects() {
+		if strings.Contains(name, "pack") {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.fails(exitDamage, "ls", "one", "a")
+	w.fails(exitDamage, "dump", "one", "a")
+	w.fails(exitDamage, "restore", "one", w.path("out"), "--path", "a")
 }

@@ -125,6 +125,13 @@ func (c *cli) forgetPoints(ctx context.Context, r *repo.Repository, args []strin
 		if err != nil {
 			return err
 		}
+		holders, err := r.Holders(ctx, p.ID)
+		if err != nil {
+			return err
+		}
+		if len(holders) > 0 { // a dry run has to say so, too
+			return fmt.Errorf("point %q is held by %s", p.ID, texts(holders))
+		}
 		if !slices.Contains(res.Forgotten, p.ID) {
 			res.Forgotten = append(res.Forgotten, p.ID)
 		}

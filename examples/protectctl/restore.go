@@ -62,6 +62,9 @@ func (c *cli) restore(ctx context.Context, r *repo.Repository, arg, target, sub 
 	if err != nil {
 		return err
 	}
+	if target == "" { // which Abs takes for the working directory
+		return errors.New("there is no target")
+	}
 	if target, err = filepath.Abs(target); err != nil {
 		return err
 	}

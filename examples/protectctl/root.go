@@ -54,10 +54,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errDamage) || errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrRollback):
-		fmt.Fprintln(stderr, "protectctl:", c.redact(err))
+		fmt.Fprintln(stderr, "protectctl:", c.redact(err.Error()))
 		return exitDamage
 	default:
-		fmt.Fprintln(stderr, "protectctl:", c.redact(err))
+		fmt.Fprintln(stderr, "protectctl:", c.redact(err.Error()))
 		return exitFailure
 	}
 }
@@ -72,13 +72,7 @@ func (c *cli) command() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			return errors.New("there is no command, see protectctl --help")
 		},
-		PersistentPreRun: func(*cobra.Command, []string) {
-			level := hclog.Warn
-			if c.verbose {
-				level = hclog.Debug
-			}
-			c.log = hclog.New(&hclog.LoggerOptions{Output: c.stderr, Level: level})
-		},
+		PersistentPreRun: func(*cobra.Command, []string) { c.newLog(c.verbose) },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	f := root.PersistentFlags()
@@ -97,6 +91,23 @@ func (c *cli) command() *cobra.Command {
 		c.forgetCommand(), c.holdCommand(), c.gcCommand(), c.copyCommand(), c.keyCommand(), c.headCommand(),
 	)
 	return root
+}
+
+// newLog makes the log, which may quote the errors of drivers.
+func (c *cli) newLog(verbose bool) {
+	level := hclog.Warn
+	if verbose {
+		level = hclog.Debug
+	}
+	c.log = hclog.New(&hclog.LoggerOptions{Output: redacting{c}, Level: level})
+}
+
+// redacting is stderr, without secrets.
+type redacting struct{ c *cli }
+
+func (r redacting) Write(line []byte) (int, error) {
+	_, err := io.WriteString(r.c.stderr, r.c.redact(string(line)))
+	return len(line), err
 }
 
 // withRepository opens the repository for fn.

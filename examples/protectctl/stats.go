@@ -31,15 +31,16 @@ func (c *cli) statsCommand() *cobra.Command {
 }
 
 func (c *cli) stats(ctx context.Context, r *repo.Repository) error {
-	u, err := r.Usage(ctx)
-	if err != nil {
-		return err
+	// If records are damaged, the others are counted all the same.
+	u, damage := r.Usage(ctx)
+	if u == nil {
+		return damage
 	}
 	res := statsResult{Usage: *u}
 	if u.Stored > 0 {
 		res.DedupRatio = float64(u.Bytes) / float64(u.Stored)
 	}
-	return c.print(res, func(w io.Writer) {
+	err := c.print(res, func(w io.Writer) {
 		fmt.Fprintf(w, "recovery points\t%d\n", u.Points)
 		fmt.Fprintf(w, "restorable\t%s\n", size(u.Bytes))
 		fmt.Fprintf(w, "stored\t%s in %d objects\n", size(u.Stored), u.Objects)
@@ -47,4 +48,8 @@ func (c *cli) stats(ctx context.Context, r *repo.Repository) error {
 		fmt.Fprintf(w, "chunks\t%d\n", u.Chunks)
 		fmt.Fprintf(w, "ratio\t%.2f\n", res.DedupRatio)
 	})
+	if err != nil {
+		return err
+	}
+	return damage
 }

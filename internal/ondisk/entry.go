@@ -292,7 +292,7 @@ func (e *Entry) Validate() error {
 		return bad("link to an invalid path")
 	case !hasData && (e.Size != 0 || len(e.Extents) > 0 || e.Map != nil || !e.Hash.IsZero() || e.Stat != nil || e.Pages != nil):
 		return bad("data in something that is not a file")
-	case e.Map != nil && (len(e.Extents) > 0 || e.Map.Height >= MaxTreeHeight):
+	case e.Map != nil && (e.Size == 0 || len(e.Extents) > 0 || e.Map.Height >= MaxTreeHeight):
 		return bad("extent map")
 	case e.Mode > modeMask || e.Size > maxSize || len(e.Extents) > maxExtents:
 		return bad("value exceeds its limit")

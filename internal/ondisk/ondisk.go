@@ -148,10 +148,10 @@ const (
 	LedgerPrefix  = "ledger/"
 )
 
-// ParseID parses what ID.String prints.
+// ParseID parses what ID.String prints, and nothing else.
 func ParseID(s string) (ID, error) {
 	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(ID{}) {
+	if err != nil || len(b) != len(ID{}) || ID(b).String() != s {
 		return ID{}, fmt.Errorf("%w: id", ErrMalformed)
 	}
 	return ID(b), nil

@@ -161,21 +161,30 @@ func TestWritersAndReadersAgree(t *testing.T) {
 			e.Size = 5
 		}), false},
 		{"map too high", file(func(e *ondisk.Entry) { e.Size, e.Map = 1, &ondisk.Root{Height: ondisk.MaxTreeHeight} }), false},
+		{"highest map", file(func(e *ondisk.Entry) { e.Size, e.Map = 1, &ondisk.Root{Height: ondisk.MaxTreeHeight - 1} }), true},
+		{"map of nothing", file(func(e *ondisk.Entry) { e.Map = &ondisk.Root{} }), false},
+		{"largest mode", file(func(e *ondisk.Entry) { e.Mode = 0o7777 }), true},
 		{"mode", file(func(e *ondisk.Entry) { e.Mode = 0o10000 }), false},
 		{"slice beyond a chunk", file(func(e *ondisk.Entry) {
 			e.Size, e.Extents = 2, []ondisk.Slice{{ID: ondisk.ID{1}, Off: ondisk.MaxChunk - 1, Len: 2}}
 		}), false},
+		{"slice up to the end of a chunk", file(func(e *ondisk.Entry) {
+			e.Size, e.Extents = 2, []ondisk.Slice{{ID: ondisk.ID{1}, Off: ondisk.MaxChunk - 2, Len: 2}}
+		}), true},
 		{"empty slice", file(func(e *ondisk.Entry) { e.Extents = []ondisk.Slice{{}} }), false},
 		{"128 attributes", file(xattrs(128, 1)), true},
 		{"129 attributes", file(xattrs(129, 1)), false},
 		{"large attribute", file(xattrs(1, 64<<10-9)), true},
 		{"attribute too large", file(xattrs(1, 64<<10-8)), false},
 		{"attribute of the largest size of Linux", file(xattrs(1, 64<<10)), false},
+		{"longest attribute name", file(func(e *ondisk.Entry) { e.Xattrs = []ondisk.Xattr{{Name: strings.Repeat("x", 255)}} }), true},
 		{"attribute name", file(func(e *ondisk.Entry) { e.Xattrs = []ondisk.Xattr{{Name: strings.Repeat("x", 256)}} }), false},
 		{"attributes out of order", file(func(e *ondisk.Entry) { e.Xattrs = []ondisk.Xattr{{Name: "b"}, {Name: "a"}} }), false},
 		{"long symlink", file(of(ondisk.TypeSymlink, strings.Repeat("x", ondisk.MaxLink))), true},
 		{"symlink too long", file(of(ondisk.TypeSymlink, strings.Repeat("x", ondisk.MaxLink+1))), false},
 		{"link", file(of(ondisk.TypeLink, "a/b")), true},
+		{"link to the longest path", file(of(ondisk.TypeLink, strings.Repeat("123456789012345/", 255)+"1234567890123456")), true},
+		{"link to a longer path", file(of(ondisk.TypeLink, strings.Repeat("123456789012345/", 255)+"12345678901234567")), false},
 		{"link outside", file(of(ondisk.TypeLink, "../b")), false},
 		{"no target", file(of(ondisk.TypeSymlink, "")), false},
 		{"unknown type", file(of(9, "")), false},
@@ -282,7 +291,7 @@ func TestIDs(t *testing.T) {
 	if got, err := ondisk.ParseID(id.String()); err != nil || got != id {
 		t.Errorf("got %v, %v", got, err)
 	}
-	for _, s := range []string{"", "00", id.String() + "00", "zz" + id.String()[2:]} {
+	for _, s := range []string{"", "00", id.String() + "00", "zz" + id.String()[2:], strings.ToUpper(id.String())} {
 		if _, err := ondisk.ParseID(s); err == nil {
 			t.Errorf("%q is an id", s)
 		}

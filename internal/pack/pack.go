@@ -115,7 +115,7 @@ func (b *Builder) Finish(keys *seal.Keys, key string) []byte {
 	}
 	sealed := keys.SealObject(key, f)
 	b.buf = append(b.buf, sealed...)
-	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(sealed))) // below MaxFooter
+	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(sealed))) // below MaxPack
 	return append(b.buf, magic...)
 }
 
@@ -161,7 +161,7 @@ func footer(keys *seal.Keys, key string, tail []byte, size int64) (plain []byte,
 	}
 	length := int64(binary.LittleEndian.Uint32(tail[end:]))
 	start = size - int64(trailer) - length
-	if start < int64(header) || length > ondisk.MaxFooter {
+	if start < int64(header) || length > int64(ondisk.MaxFooter+seal.ObjectOverhead) {
 		return bad("footer length")
 	}
 	if length > int64(end) {

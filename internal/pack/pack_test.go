@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -149,6 +150,36 @@ func TestMalformedFooters(t *testing.T) {
 	} {
 		if _, got, err := pack.Parse(k, key, forge(k, chunks, f)); !errors.Is(err, pack.ErrMalformed) && !errors.Is(err, ondisk.ErrMalformed) {
 			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+// TestLimits parses the largest packs and footers, and none that are larger.
+func TestLimits(t *testing.T) {
+	k := keys()
+	many := func(n int) []byte { return forge(k, nil, footer(make([]pack.Entry, n)...)) }
+	for n, ok := range map[int]bool{ondisk.MaxPackEntries: true, ondisk.MaxPackEntries + 1: false} {
+		if _, _, err := pack.Parse(k, key, many(n)); (err == nil) != ok {
+			t.Errorf("%d chunks: %v", n, err)
+		}
+	}
+	for size, ok := range map[int64]bool{ondisk.MaxPack: true, ondisk.MaxPack + 1: false} {
+		entries := make([]pack.Entry, 11)
+		for i := range entries {
+			entries[i].Sealed = ondisk.MaxChunk / 2
+		}
+		end := int64(len(forge(k, nil, footer(entries...))))
+		for i := range entries {
+			entries[i].Sealed = uint32((size - end + int64(i)) / int64(len(entries))) // below MaxChunk
+		}
+		if _, _, _, err := pack.ParseTail(k, key, forge(k, nil, footer(entries...)), size); (err == nil) != ok {
+			t.Errorf("a pack of %d bytes: %v", size, err)
+		}
+	}
+	for n, ok := range map[int]bool{ondisk.MaxFooter: true, ondisk.MaxFooter + 1: false} {
+		_, _, err := pack.Parse(k, key, forge(k, nil, append(head(0)[8:], make([]byte, n-len(head(0)[8:]))...)))
+		if err == nil || strings.Contains(err.Error(), "footer length") == ok {
+			t.Errorf("a footer of %d bytes: %v", n, err)
 		}
 	}
 }

@@ -29,7 +29,8 @@ var (
 	ErrUnknown = errors.New("store: outcome of the write is unknown")
 	// ErrShort reports that an object is shorter than what was asked of it.
 	ErrShort = errors.New("store: object is too short")
-	// ErrTooLarge reports an object larger than the caller's limit.
+	// ErrTooLarge reports an object larger than the caller's limit, or of a size
+	// that the store does not know, as where it decompresses what it sends.
 	ErrTooLarge = errors.New("store: object is too large")
 )
 
@@ -130,7 +131,7 @@ func (s *Store) Get(ctx context.Context, key string, limit int64) ([]byte, error
 			return err
 		}
 		defer r.Close()
-		if r.Size() > limit {
+		if r.Size() < 0 || r.Size() > limit {
 			return retry.Final(ErrTooLarge)
 		}
 		out = make([]byte, r.Size())
@@ -199,7 +200,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error
 				return
 			}
 			for _, o := range page {
-				if !yield(Object{Key: o.Key, Size: o.Size, ModTime: o.ModTime}, nil) {
+				if !yield(Object{Key: o.Key, Size: max(o.Size, 0), ModTime: o.ModTime}, nil) {
 					return
 				}
 			}

@@ -221,6 +221,9 @@ func Decode(raw []byte, height int) ([]Record, error) {
 
 func decode(raw []byte, height int, in bounds) ([]Record, error) {
 	d := ondisk.NewDecoder(raw)
+	if len(raw) > ondisk.MaxNode {
+		d.Fail("node too large")
+	}
 	if int(d.Byte()) != height {
 		d.Fail("node height")
 	}

@@ -275,6 +275,44 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
+// TestNodeLimits reads nodes and keys of the largest size, and not one byte more.
+func TestNodeLimits(t *testing.T) {
+	sized := func(n int) []byte {
+		two := func(b int) []byte { return node(0, rec("a", make([]byte, n/4)), rec("b", make([]byte, b))) }
+		return two(n/2 + n - len(two(n/2)))
+	}
+	key := func(n int) []byte { return node(0, rec(strings.Repeat("k", n), nil)) }
+	const maxKeys = 64 << 20
+	keys := func(n int) []byte { // all of them of the largest size
+		recs := make([]tree.Record, n)
+		for i := range recs {
+			recs[i].Key = fmt.Appendf(nil, "%s%06d", strings.Repeat("k", ondisk.MaxPath-6), i)
+		}
+		return node(0, recs...)
+	}
+	for name, tc := range map[string]struct {
+		node []byte
+		ok   bool
+	}{
+		"largest node":   {sized(ondisk.MaxNode), true},
+		"node too large": {sized(ondisk.MaxNode + 1), false},
+		"longest key":    {key(ondisk.MaxPath), true},
+		"key too long":   {key(ondisk.MaxPath + 1), false},
+		"keys":           {keys(maxKeys / ondisk.MaxPath), true},
+		"too many keys":  {keys(maxKeys/ondisk.MaxPath + 1), false},
+	} {
+		if _, err := tree.Decode(tc.node, 0); (err == nil) != tc.ok {
+			t.Errorf("%s of %d bytes: %v", name, len(tc.node), err)
+		}
+	}
+	for height, ok := range map[int]bool{ondisk.MaxTreeHeight - 1: true, ondisk.MaxTreeHeight: false} {
+		n := node(byte(height), rec("", make([]byte, 32))) // small
+		if _, err := tree.Decode(n, height); (err == nil) != ok {
+			t.Errorf("height %d: %v", height, err)
+		}
+	}
+}
+
 // TestBomb checks that prefix compression is no way to take memory: a node of
 // a few MiB whose keys together have gigabytes.
 func TestBomb(t *testing.T) {
