@@ -95,6 +95,9 @@ type CollectItem struct {
 // is still at work, a later run deletes. So are sessions that died, after
 // StaleAfter, and what forgotten recovery points leave behind.
 //
+// On a full store it needs room for a few small objects. Packs that are in use in
+// part are rewritten by a later run then, and what is garbage as a whole goes.
+//
 // It fails, and deletes nothing, if anything that says what is needed cannot be
 // read (ErrCorrupt), or with errors.ErrUnsupported if the store failed the test
 // of Init. With an error, it returns what it has done until then.
@@ -169,7 +172,7 @@ func (c *collector) run(ctx context.Context) error {
 	if err := c.sweep(ctx, ripe); err != nil {
 		return err
 	}
-	if err := c.tidy(ctx, ripe); err != nil {
+	if err := c.tidy(ctx, ripe); err != nil && !c.full(err) {
 		return err
 	}
 	return c.remember(ctx)

@@ -5,6 +5,7 @@ package repo
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -152,7 +153,9 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 			chunks = append(chunks, at)
 		}
 	}
-	if err := c.copyOut(ctx, chunks); err != nil {
+	if err := c.copyOut(ctx, chunks); c.full(err) {
+		clear(p.rewrite) // what is garbage as a whole makes room for a later run
+	} else if err != nil {
 		return err
 	}
 	for copied := range c.unreadable {
@@ -162,7 +165,7 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 		return err
 	}
 	refs := slices.AppendSeq(p.garbage, maps.Keys(p.rewrite))
-	c.rep.Condemned = len(refs)
+	c.rep.Condemned += len(refs)
 	if len(refs) == 0 {
 		return nil
 	}
@@ -180,6 +183,17 @@ func (c *collector) tellTime(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// full reports whether there was no room for something that only saves room, and
+// tells.
+func (c *collector) full(err error) bool {
+	if !errors.Is(err, ErrFull) {
+		return false
+	}
+	c.later = true
+	c.r.log.Warn("the store is full: a later collection does the rest", "error", err)
+	return true
 }
 
 // harm reports damage that was met.

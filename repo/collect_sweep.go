@@ -127,7 +127,10 @@ func (c *collector) sweep(ctx context.Context, ripe map[string]*ondisk.PackSet) 
 			c.rescued = len(s.keep) == 0
 			return c.deletePacks(ctx, s, deletable)
 		}
-		if err := c.copyOut(ctx, s.rescue); err != nil {
+		if err := c.copyOut(ctx, s.rescue); c.full(err) {
+			c.rescued = false
+			return c.deletePacks(ctx, s, deletable) // but for what is needed
+		} else if err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -29,16 +30,24 @@ const (
 
 // copyOut stores chunks once more, in packs and index segments of a session of
 // its own, which commits nothing. They keep their bodies, and are verified.
-// Those that cannot be read are remembered and reported.
-func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error { //nolint:contextcheck // the packer's is made from it
+// Those that cannot be read are remembered and reported. If there is no room for
+// the copies, what was stored of them is condemned: nobody needs it.
+func (c *collector) copyOut(ctx context.Context, chunks []index.Location) (err error) { //nolint:contextcheck // the packer's is made from it
 	if len(chunks) == 0 {
 		return nil
 	}
 	c.changed = true
+	before := c.rep.Rewritten
 	var session [16]byte
 	_, _ = rand.Read(session[:]) // never fails, see crypto/rand
 	pk := newPacker(ctx, c.r, session, func(ondisk.ID) bool { return false })
-	defer pk.close()
+	defer func() {
+		pk.close()
+		if errors.Is(err, ErrFull) {
+			c.rep.Rewritten = before
+			err = errors.Join(err, c.condemnCopies(ctx, session))
+		}
+	}()
 	var mu sync.Mutex
 	var done int64
 	g, gctx := errgroup.WithContext(pk.ctx)
@@ -71,6 +80,25 @@ func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error 
 		return err
 	}
 	return pk.finish()
+}
+
+// condemnCopies condemns what a session of the collector stored.
+func (c *collector) condemnCopies(ctx context.Context, session [16]byte) error {
+	var refs []ondisk.PackRef
+	for o, err := range c.r.store.List(ctx, fmt.Sprintf("%s%x-", ondisk.PackPrefix, session)) {
+		if err != nil {
+			return err
+		}
+		if ref, ok := parsePackKey(o.Key); ok {
+			c.note(o.Key, "condemn", "a copy that was not completed, since the store is full", o.Size)
+			refs = append(refs, ref)
+		}
+	}
+	if len(refs) == 0 {
+		return nil
+	}
+	c.rep.Condemned += len(refs)
+	return c.r.condemn(ctx, ondisk.Garbage, refs...)
 }
 
 // chunkCopy is a copy of a chunk.

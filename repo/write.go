@@ -122,7 +122,7 @@ func (r *Repository) Write(ctx context.Context, opts WriteOptions, fn func(conte
 	return p, nil
 }
 
-func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(context.Context, *Writer) error) (*Point, error) {
+func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(context.Context, *Writer) error) (_ *Point, err error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
@@ -140,6 +140,7 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	if err != nil {
 		return nil, err
 	}
+	defer func() { w.abort(ctx, err) }()
 	defer w.pk.close()
 	stop := w.report(opts.Progress)
 	defer stop()
@@ -277,6 +278,19 @@ func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) 
 		return nil, ErrFenced
 	}
 	return p.clone(), nil
+}
+
+// abort ends a session that failed for want of room. Others stay on record, so
+// that what they stored is still there for the next one; but this one would keep
+// collectors from making the room that it lacks. It must not have tried to
+// commit, or have a definite answer.
+func (w *Writer) abort(ctx context.Context, err error) {
+	if !errors.Is(err, ErrFull) || errors.Is(err, ErrAmbiguous) {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	w.journal.drop(ctx)
+	w.r.endSession(ctx, w.session)
 }
 
 // point returns what the session commits.
