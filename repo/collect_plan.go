@@ -147,15 +147,7 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 		}
 		return nil
 	}
-	var chunks []index.Location
-	for _, at := range c.owners(p.uses, p.good) {
-		if p.rewrite[at.Pack.Ref] {
-			chunks = append(chunks, at)
-		}
-	}
-	if err := c.copyOut(ctx, chunks); c.full(err) {
-		clear(p.rewrite) // what is garbage as a whole makes room for a later run
-	} else if err != nil {
+	if err := c.rewrite(ctx, p); err != nil {
 		return err
 	}
 	for copied := range c.unreadable {
@@ -171,6 +163,31 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 	}
 	c.changed = true
 	return c.r.condemn(ctx, ondisk.Garbage, refs...)
+}
+
+// rewrite copies what is needed of the packs that are to be rewritten. If there
+// is no room for all of that, it tries half of them, of which least is needed:
+// their deletion makes room for a later run.
+func (c *collector) rewrite(ctx context.Context, p *plan) error {
+	for {
+		var chunks []index.Location
+		for _, at := range c.owners(p.uses, p.good) {
+			if p.rewrite[at.Pack.Ref] {
+				chunks = append(chunks, at)
+			}
+		}
+		err := c.copyOut(ctx, chunks)
+		if !c.full(err) {
+			return err
+		}
+		refs := slices.SortedFunc(maps.Keys(p.rewrite), func(a, b ondisk.PackRef) int {
+			return cmp.Or(cmp.Compare(p.uses[a].owned, p.uses[b].owned), comparePacks(a, b))
+		})
+		for _, ref := range refs[len(refs)/2:] {
+			c.note(ref.Key(), "keep", "there is no room to rewrite it", c.world.packs[ref].Size)
+			delete(p.rewrite, ref)
+		}
+	}
 }
 
 // tellTime asks for the time if that may decide about a pack: one that the index

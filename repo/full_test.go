@@ -57,8 +57,8 @@ func TestWriteFull(t *testing.T) {
 		if err := r.Forget(t.Context(), "garbage-1"); err != nil {
 			t.Fatal(err)
 		}
-		if rep := collect(t, world, repo.CollectOptions{MaxDelete: 1}); rep.Deleted < 2 || rep.Remaining+rep.Open > 0 {
-			t.Errorf("%s: %+v", prefix, rep)
+		if rep := collect(t, world, repo.CollectOptions{MaxDelete: 1}); rep.Deleted < 2 || rep.Remaining+rep.Open > 0 || packs(world) != 2 {
+			t.Errorf("%s: %d packs, want those of one point: %+v", prefix, packs(world), rep)
 		}
 		store(t, reopen(t, world.Bucket()), "new-1", 1, 3)
 		intact(t, r, map[string][]int{"old-1": {1}, "new-1": {1, 3}})

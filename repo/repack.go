@@ -31,7 +31,7 @@ const (
 // copyOut stores chunks once more, in packs and index segments of a session of
 // its own, which commits nothing. They keep their bodies, and are verified.
 // Those that cannot be read are remembered and reported. If there is no room for
-// the copies, what was stored of them is condemned: nobody needs it.
+// the copies, none of them stay.
 func (c *collector) copyOut(ctx context.Context, chunks []index.Location) (err error) { //nolint:contextcheck // the packer's is made from it
 	if len(chunks) == 0 {
 		return nil
@@ -45,7 +45,9 @@ func (c *collector) copyOut(ctx context.Context, chunks []index.Location) (err e
 		pk.close()
 		if errors.Is(err, ErrFull) {
 			c.rep.Rewritten = before
-			err = errors.Join(err, c.condemnCopies(ctx, session))
+			if derr := c.dropCopies(ctx, pk); derr != nil {
+				err = derr
+			}
 		}
 	}()
 	var mu sync.Mutex
@@ -82,23 +84,24 @@ func (c *collector) copyOut(ctx context.Context, chunks []index.Location) (err e
 	return pk.finish()
 }
 
-// condemnCopies condemns what a session of the collector stored.
-func (c *collector) condemnCopies(ctx context.Context, session [16]byte) error {
+// dropCopies takes back what a session of the collector stored before the store
+// was full. All of it is elsewhere, too; but what the index may list must be
+// condemned, and is deleted later.
+func (c *collector) dropCopies(ctx context.Context, pk *packer) error {
 	var refs []ondisk.PackRef
-	for o, err := range c.r.store.List(ctx, fmt.Sprintf("%s%x-", ondisk.PackPrefix, session)) {
+	var keys []string
+	for o, err := range c.r.store.List(ctx, fmt.Sprintf("%s%x-", ondisk.PackPrefix, pk.session)) {
 		if err != nil {
 			return err
 		}
 		if ref, ok := parsePackKey(o.Key); ok {
-			c.note(o.Key, "condemn", "a copy that was not completed, since the store is full", o.Size)
-			refs = append(refs, ref)
+			refs, keys = append(refs, ref), append(keys, o.Key)
 		}
 	}
-	if len(refs) == 0 {
-		return nil
+	if pk.told && len(refs) > 0 {
+		return c.r.condemn(ctx, ondisk.Garbage, refs...)
 	}
-	c.rep.Condemned += len(refs)
-	return c.r.condemn(ctx, ondisk.Garbage, refs...)
+	return c.remove(ctx, keys)
 }
 
 // chunkCopy is a copy of a chunk.

@@ -282,15 +282,21 @@ func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) 
 
 // abort ends a session that failed for want of room. Others stay on record, so
 // that what they stored is still there for the next one; but this one would keep
-// collectors from making the room that it lacks. It must not have tried to
-// commit, or have a definite answer.
+// collectors from making the room that it lacks, as would packs that might be
+// indexed yet. It must not have tried to commit, or have a definite answer.
 func (w *Writer) abort(ctx context.Context, err error) {
 	if !errors.Is(err, ErrFull) || errors.Is(err, ErrAmbiguous) {
 		return
 	}
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
 	w.journal.drop(ctx)
 	w.r.endSession(ctx, w.session)
+	if refs := w.pk.unindexed(); len(refs) > 0 {
+		if err := w.r.condemn(ctx, ondisk.Garbage, refs...); err != nil {
+			w.r.log.Warn("what the session has stored stays for a day", "error", err)
+		}
+	}
 }
 
 // point returns what the session commits.

@@ -128,7 +128,11 @@ func (p *process) wait() outcome {
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		p.t.Fatalf("protectctl: %v", err)
 	}
-	return outcome{p.ProcessState.ExitCode(), p.stdout.String(), p.stderr.String()}
+	o := outcome{p.ProcessState.ExitCode(), p.stdout.String(), p.stderr.String()}
+	if strings.Contains(o.stdout+o.stderr, password) {
+		p.t.Errorf("protectctl %q shows the password:\n%s%s", p.Args, o.stdout, o.stderr)
+	}
+	return o
 }
 
 // run runs protectctl to its end.
