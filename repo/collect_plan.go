@@ -157,12 +157,18 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 		return err
 	}
 	refs := slices.AppendSeq(p.garbage, maps.Keys(p.rewrite))
-	c.rep.Condemned += len(refs)
 	if len(refs) == 0 {
 		return nil
 	}
 	c.changed = true
-	return c.r.condemn(ctx, ondisk.Garbage, refs...)
+	if err := c.r.condemn(ctx, ondisk.Garbage, refs...); err != nil {
+		if c.full(err) {
+			return nil
+		}
+		return err
+	}
+	c.rep.Condemned += len(refs)
+	return nil
 }
 
 // rewrite copies what is needed of the packs that are to be rewritten. If there
@@ -202,14 +208,14 @@ func (c *collector) tellTime(ctx context.Context) error {
 	return nil
 }
 
-// full reports whether there was no room for something that only saves room, and
-// tells.
+// full reports whether there was no room for something that the run can do
+// without: it deletes less then, and another one the rest.
 func (c *collector) full(err error) bool {
 	if !errors.Is(err, ErrFull) {
 		return false
 	}
-	c.later = true
-	c.r.log.Warn("the store is full: a later collection does the rest", "error", err)
+	c.later, c.lacking = true, err
+	c.r.log.Debug("there is no room for what a collection has to store", "error", err)
 	return true
 }
 

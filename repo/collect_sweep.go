@@ -82,7 +82,9 @@ func (c *collector) isRipe(ctx context.Context, key string, open []*session) (bo
 		return false, err
 	}
 	c.changed = true
-	_, err = c.r.create(ctx, record, plain)
+	if _, err = c.r.create(ctx, record, plain); c.full(err) {
+		err = nil
+	}
 	return false, err
 }
 

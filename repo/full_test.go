@@ -4,6 +4,7 @@ package repo_test
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,23 +89,53 @@ func TestWriteFullAndUnknown(t *testing.T) {
 	intact(t, reopen(t, world.Bucket()), map[string][]int{"new-1": {1}})
 }
 
-// TestCollectFull has no room for the copies of what is in use of packs that
-// are rewritten. What is garbage as a whole goes all the same, no half copy
-// stays, and a later collection does the rest.
+// TestCollectFull has no room for something that a collection stores, at last
+// for nothing at all. What can be deleted without it goes all the same, no half
+// copy stays, and a later collection does the rest.
 func TestCollectFull(t *testing.T) {
-	for _, prefix := range []string{"pack/", "index/"} {
+	for _, prefix := range []string{"pack/", "index/", "condemn/", "closed/", "ledger/", "point/", ""} {
 		world, want := busyWorld(t)
 		opts := repo.CollectOptions{StaleAfter: -1, MaxDelete: 1, Repack: 1}
 		full := world.Open(noRoom(prefix))
 		rep, err := reopen(t, full.Bucket()).Collect(t.Context(), &opts)
-		if err != nil || rep.Deleted == 0 || rep.Rewritten > 0 {
-			t.Errorf("%s: %+v, %v", prefix, rep, err)
+		switch prefix {
+		case "point/", "": // a dead session keeps what is condemned
+			if !errors.Is(err, repo.ErrFull) || rep.Deleted > 0 {
+				t.Errorf("%s: %+v, %v", prefix, rep, err)
+			}
+		default:
+			if err != nil || rep.Deleted == 0 || rep.Rewritten > 0 && (prefix == "pack/" || prefix == "index/") {
+				t.Errorf("%s: %+v, %v", prefix, rep, err)
+			}
 		}
-		intact(t, reopen(t, world.Bucket()), want)
+		now := maps.Clone(want)
+		if prefix == "closed/" || prefix == "" {
+			now["half-1"] = []int{60} // its forgetting could not be completed
+		}
+		intact(t, reopen(t, world.Bucket()), now)
 		settled(t, world, opts)
 		intact(t, reopen(t, world.Bucket()), want)
 		if rep := verify(t, reopen(t, world.Bucket()), true); len(rep.Unindexed) > 0 {
 			t.Errorf("%s: packs without an index: %q", prefix, rep.Unindexed)
 		}
+	}
+}
+
+// TestCollectFullForGood finds nothing that it could delete without room, and
+// says so.
+func TestCollectFullForGood(t *testing.T) {
+	world, r := newWorld(t)
+	store(t, r, "garbage-1", 1)
+	store(t, r, "old-1", 2)
+	if err := r.Forget(t.Context(), "garbage-1"); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := reopen(t, world.Open(noRoom("")).Bucket()).Collect(t.Context(), &all)
+	if !errors.Is(err, repo.ErrFull) || rep.Deleted > 0 || rep.Points != 1 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	intact(t, r, map[string][]int{"old-1": {2}})
+	if rep := collect(t, world, all); rep.Deleted != 2 {
+		t.Errorf("%+v", rep)
 	}
 }

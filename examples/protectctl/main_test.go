@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -23,6 +24,11 @@ const testMain = "PROTECTCTL_TEST_MAIN"
 func TestMain(m *testing.M) {
 	if os.Getenv(testMain) == "1" || len(os.Args) > 1 && os.Args[1] == watchdog.Arg {
 		main()
+	}
+	if os.Getenv(testStore) != "" {
+		err := serveStore()
+		fmt.Fprintln(os.Stderr, "S3 server:", err)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -129,8 +135,10 @@ func (p *process) wait() outcome {
 		p.t.Fatalf("protectctl: %v", err)
 	}
 	o := outcome{p.ProcessState.ExitCode(), p.stdout.String(), p.stderr.String()}
-	if strings.Contains(o.stdout+o.stderr, password) {
-		p.t.Errorf("protectctl %q shows the password:\n%s%s", p.Args, o.stdout, o.stderr)
+	for _, secret := range []string{password, storeSecret} {
+		if strings.Contains(o.stdout+o.stderr, secret) {
+			p.t.Errorf("protectctl %q shows a secret:\n%s%s", p.Args, o.stdout, o.stderr)
+		}
 	}
 	return o
 }
