@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -135,7 +136,7 @@ func (r *CollectReport) followedBy(next *CollectReport) *CollectReport {
 	sum.Freed += r.Freed
 	sum.Rewritten += r.Rewritten
 	sum.Fenced += r.Fenced
-	sum.Items = append(r.Items[:len(r.Items):len(r.Items)], next.Items...)
+	sum.Items = slices.Concat(r.Items, next.Items)
 	return &sum
 }
 
