@@ -50,9 +50,6 @@ func room(t *testing.T, dir string) int64 {
 	return int64(s.Bavail) * s.Bsize
 }
 
-// onlyOne is how many bytes of each point are in no other, at least.
-const onlyOne = 700_000
-
 // fullStore is a repository on a small file system.
 type fullStore struct {
 	*world
@@ -80,7 +77,7 @@ func (s *fullStore) change() {
 		_, _ = rand.NewChaCha8([32]byte{byte(s.rng.Uint32()), byte(s.rng.Uint32()), byte(s.rng.Uint32())}).Read(b) // never fails
 		return string(b)
 	}
-	s.write("data/new", random(onlyOne+s.rng.IntN(2_500_000)))
+	s.write("data/new", random(700_000+s.rng.IntN(2_500_000)))
 	for range 1 + s.rng.IntN(4) {
 		s.write(fmt.Sprintf("data/sub/%d", s.rng.IntN(8)), random(s.rng.IntN(300_000)))
 	}
@@ -173,7 +170,8 @@ func (s *fullStore) tight(args ...string) bool {
 	return true
 }
 
-// makeRoom forgets the oldest points until the volume can be stored.
+// makeRoom forgets the oldest points until the volume can be stored. What one of
+// them frees depends on its packs: those that are mostly in use stay.
 func (s *fullStore) makeRoom() {
 	s.t.Helper()
 	for {
@@ -181,15 +179,11 @@ func (s *fullStore) makeRoom() {
 			s.t.Fatal("all points are forgotten, and there is still no room")
 		}
 		oldest := slices.Min(slices.Collect(maps.Keys(s.kept)))
-		start := room(s.t, s.disk)
 		s.tight("forget", oldest)
 		delete(s.kept, oldest)
 		for more := true; more; { // packs are rewritten as far as there is room
 			before := room(s.t, s.disk)
 			more = s.tight("gc", "--max-delete", "1") && room(s.t, s.disk) > before+64<<10
-		}
-		if after := room(s.t, s.disk); after < start+onlyOne {
-			s.t.Errorf("forgetting %s made room for %d bytes, and only it needed %d", oldest, after-start, onlyOne)
 		}
 		if s.backup() {
 			s.reserve(reserved)
