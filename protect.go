@@ -251,7 +251,12 @@ const maxStep = 7 * 24 * time.Hour
 
 // final reports whether repeating a step cannot help.
 func final(err error) bool {
-	return errors.Is(err, ErrConsistency) || errors.Is(err, ErrState) || errors.Is(err, repo.ErrFormat) || errors.Is(err, repo.ErrKey)
+	for _, f := range []error{ErrConsistency, ErrState, repo.ErrFormat, repo.ErrKey, repo.ErrFull} {
+		if errors.Is(err, f) {
+			return true
+		}
+	}
+	return false
 }
 
 func wait(ctx context.Context, d time.Duration) error {

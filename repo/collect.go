@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -103,28 +104,52 @@ type CollectItem struct {
 // is still at work, a later run deletes. So are sessions that died, after
 // StaleAfter, and what forgotten recovery points leave behind.
 //
+// On a full store it deletes first what it can without storing anything, and so
+// makes room for the rest: to condemn packs takes a small object, and to rewrite
+// one what is needed of it. It fails with ErrFull if it could delete nothing.
+//
 // It fails, and deletes nothing, if anything that says what is needed cannot be
 // read (ErrCorrupt), or with errors.ErrUnsupported if the store failed the test
 // of Init. With an error, it returns what it has done until then.
 func (r *Repository) Collect(ctx context.Context, opts *CollectOptions) (*CollectReport, error) {
-	c := &collector{r: r, o: opts.withDefaults(), rep: &CollectReport{}, unreadable: map[chunkCopy]bool{}}
+	rep := &CollectReport{}
 	if !r.caps.AtomicCreate || !r.caps.ReadAfterWrite || !r.caps.ListAfterWrite {
-		return c.rep, fmt.Errorf("repo: collect: the store failed the test of Init, and nothing can be deleted safely: %w", errors.ErrUnsupported)
+		return rep, fmt.Errorf("repo: collect: the store failed the test of Init, and nothing can be deleted safely: %w", errors.ErrUnsupported)
 	}
-	err := c.o.check()
+	o := opts.withDefaults()
+	err := o.check()
 	if err == nil {
 		err = r.writable(ctx)
 	}
-	if err == nil {
+	for again := true; again && err == nil; {
+		c := &collector{r: r, o: o, rep: &CollectReport{}, unreadable: map[chunkCopy]bool{}}
 		err = c.run(ctx)
-	}
-	if c.cat != nil {
-		c.cat.close()
+		if c.cat != nil {
+			c.cat.close()
+		}
+		rep = rep.followedBy(c.rep)
+		again = c.lacking != nil && c.rep.Deleted > 0
+		if err == nil && c.lacking != nil && rep.Deleted == 0 {
+			err = c.lacking
+		}
 	}
 	if err != nil {
-		return c.rep, fmt.Errorf("repo: collect: %w", err)
+		return rep, fmt.Errorf("repo: collect: %w", err)
 	}
-	return c.rep, nil
+	return rep, nil
+}
+
+// followedBy returns the report of two runs.
+func (r *CollectReport) followedBy(next *CollectReport) *CollectReport {
+	sum := *next
+	sum.Packs = max(r.Packs, next.Packs) // there are fewer each time
+	sum.Condemned += r.Condemned
+	sum.Deleted += r.Deleted
+	sum.Freed += r.Freed
+	sum.Rewritten += r.Rewritten
+	sum.Fenced += r.Fenced
+	sum.Items = slices.Concat(r.Items, next.Items)
+	return &sum
 }
 
 // collector is one run. Its steps and their order are the protocol; what makes
@@ -144,8 +169,9 @@ type collector struct {
 	// changed says that the run stored or deleted something, so that the state
 	// that it began with is not the one that it leaves.
 	changed bool
-	later   bool // there may be more to do though nothing changes
-	rescued bool // everything that is needed is in packs that stay
+	later   bool  // there may be more to do though nothing changes
+	lacking error // the last write for which there was no room, if any
+	rescued bool  // everything that is needed is in packs that stay
 }
 
 func (c *collector) run(ctx context.Context) error {
@@ -180,7 +206,7 @@ func (c *collector) run(ctx context.Context) error {
 	if err := c.sweep(ctx, ripe); err != nil {
 		return err
 	}
-	if err := c.tidy(ctx, ripe); err != nil {
+	if err := c.tidy(ctx, ripe); err != nil && !c.full(err) {
 		return err
 	}
 	return c.remember(ctx)

@@ -5,6 +5,7 @@ package repo
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -146,13 +147,7 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 		}
 		return nil
 	}
-	var chunks []index.Location
-	for _, at := range c.owners(p.uses, p.good) {
-		if p.rewrite[at.Pack.Ref] {
-			chunks = append(chunks, at)
-		}
-	}
-	if err := c.copyOut(ctx, chunks); err != nil {
+	if err := c.rewrite(ctx, p); err != nil {
 		return err
 	}
 	for copied := range c.unreadable {
@@ -162,12 +157,43 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 		return err
 	}
 	refs := slices.AppendSeq(p.garbage, maps.Keys(p.rewrite))
-	c.rep.Condemned = len(refs)
 	if len(refs) == 0 {
 		return nil
 	}
 	c.changed = true
-	return c.r.condemn(ctx, ondisk.Garbage, refs...)
+	if err := c.r.condemn(ctx, ondisk.Garbage, refs...); err != nil {
+		if c.full(err) {
+			return nil
+		}
+		return err
+	}
+	c.rep.Condemned += len(refs)
+	return nil
+}
+
+// rewrite copies what is needed of the packs that are to be rewritten. If there
+// is no room for all of that, it tries half of them, of which least is needed:
+// their deletion makes room for a later run.
+func (c *collector) rewrite(ctx context.Context, p *plan) error {
+	for {
+		var chunks []index.Location
+		for _, at := range c.owners(p.uses, p.good) {
+			if p.rewrite[at.Pack.Ref] {
+				chunks = append(chunks, at)
+			}
+		}
+		err := c.copyOut(ctx, chunks)
+		if !c.full(err) {
+			return err
+		}
+		refs := slices.SortedFunc(maps.Keys(p.rewrite), func(a, b ondisk.PackRef) int {
+			return cmp.Or(cmp.Compare(p.uses[a].owned, p.uses[b].owned), comparePacks(a, b))
+		})
+		for _, ref := range refs[len(refs)/2:] {
+			c.note(ref.Key(), "keep", "there is no room to rewrite it", c.world.packs[ref].Size)
+			delete(p.rewrite, ref)
+		}
+	}
 }
 
 // tellTime asks for the time if that may decide about a pack: one that the index
@@ -180,6 +206,17 @@ func (c *collector) tellTime(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// full reports whether there was no room for something that the run can do
+// without: it deletes less then, and another one the rest.
+func (c *collector) full(err error) bool {
+	if !errors.Is(err, ErrFull) {
+		return false
+	}
+	c.later, c.lacking = true, err
+	c.r.log.Debug("there is no room for what a collection has to store", "error", err)
+	return true
 }
 
 // harm reports damage that was met.

@@ -82,7 +82,9 @@ func (c *collector) isRipe(ctx context.Context, key string, open []*session) (bo
 		return false, err
 	}
 	c.changed = true
-	_, err = c.r.create(ctx, record, plain)
+	if _, err = c.r.create(ctx, record, plain); c.full(err) {
+		err = nil
+	}
 	return false, err
 }
 
@@ -130,7 +132,10 @@ func (c *collector) sweep(ctx context.Context, ripe map[string]*ondisk.PackSet) 
 			c.rescued = len(s.keep) == 0
 			return c.deletePacks(ctx, s, deletable)
 		}
-		if err := c.copyOut(ctx, s.rescue); err != nil {
+		if err := c.copyOut(ctx, s.rescue); c.full(err) {
+			c.rescued = false
+			return c.deletePacks(ctx, s, deletable) // but for what is needed
+		} else if err != nil {
 			return err
 		}
 	}

@@ -171,7 +171,10 @@ func (c *collector) closeForgotten(ctx context.Context) error {
 		return nil
 	}
 	c.changed = true
-	return c.r.putSet(ctx, ondisk.ClosedPrefix, 0, ondisk.NewAttemptSet(gone...).Encode())
+	if err := c.r.putSet(ctx, ondisk.ClosedPrefix, 0, ondisk.NewAttemptSet(gone...).Encode()); err != nil && !c.full(err) {
+		return err
+	}
+	return nil
 }
 
 // fence gives up those of the sessions that seem to be dead. One that is not
@@ -200,7 +203,11 @@ func (c *collector) fence(ctx context.Context, open []*session) (map[*session]bo
 			continue
 		}
 		c.changed = true
-		if _, err := c.r.putFence(ctx, s.at, "the session has stored nothing for a long time"); err != nil {
+		_, err := c.r.putFence(ctx, s.at, "the session has stored nothing for a long time")
+		if c.full(err) {
+			continue // it stays open
+		}
+		if err != nil {
 			return nil, err
 		}
 		c.rep.Fenced++

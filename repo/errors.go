@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"github.com/stillpoint-go/protect/internal/store"
 )
 
 var (
@@ -25,6 +27,11 @@ var (
 	// commit: the recovery point may be there, now or later. Writing it again
 	// under the same ID resolves this.
 	ErrAmbiguous = errors.New("outcome of the commit is unknown")
+
+	// ErrFull reports that the store has no room for what was to be written.
+	// Nothing is damaged, and nothing of it became visible. Forget and Collect
+	// make room; they need a few kilobytes themselves.
+	ErrFull = store.ErrFull
 
 	// ErrRollback reports that the bucket holds an earlier state of the
 	// repository than the caller has seen: somebody put it back, or withholds

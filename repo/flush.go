@@ -4,11 +4,13 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
 	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
+	"github.com/stillpoint-go/protect/internal/store"
 )
 
 // While a session runs, the index tells others now and then what it has
@@ -30,6 +32,7 @@ type flushState struct {
 // flusher stores index segments from time to time.
 type flusher struct {
 	flushBytes int64         // after so many bytes
+	told       bool          // the index may list packs of the session
 	segments   uint32        // stored
 	want       chan struct{} // a token asks for a flush
 	quit       chan struct{}
@@ -145,7 +148,9 @@ func (p *packer) storeSegment(packs []index.Pack) error {
 	p.segments++
 	plain := index.Encode(packs)
 	obj := p.r.keys.SealObject(name.Key(), plain)
-	if err := p.r.store.Put(p.ctx, name.Key(), obj); err != nil {
+	err := p.r.store.Put(p.ctx, name.Key(), obj)
+	p.told = p.told || !errors.Is(err, ErrFull) || errors.Is(err, store.ErrUnknown)
+	if err != nil {
 		return err
 	}
 	p.stored.Add(int64(len(obj)))

@@ -234,6 +234,22 @@ func (p *packer) store(b *openPack) error {
 	return nil
 }
 
+// unindexed returns the packs that are stored, and not certain to be in the
+// index. Nothing runs any more.
+func (p *packer) unindexed() []ondisk.PackRef {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var refs []ondisk.PackRef
+	for b := range p.mu.unknown {
+		select {
+		case <-b.stored:
+			refs = append(refs, b.info.Ref)
+		default: // open, or what there was no room for
+		}
+	}
+	return refs
+}
+
 // finish stores the packs that are still open, and then the index segments of
 // the session. Nobody puts chunks any more.
 func (p *packer) finish() error {

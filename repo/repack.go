@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -30,16 +31,26 @@ const (
 // copyOut stores chunks once more, in packs and index segments of a session of
 // its own, which commits nothing. They keep their bodies, and are verified.
 // Those that cannot be read are remembered and reported. The index is flushed on
-// the way: what was copied before a crash is not copied again.
-func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error { //nolint:contextcheck // the packer's is made from it
+// the way: what was copied before a crash is not copied again. If there is no
+// room for the copies, none of them stay.
+func (c *collector) copyOut(ctx context.Context, chunks []index.Location) (err error) { //nolint:contextcheck // the packer's is made from it
 	if len(chunks) == 0 {
 		return nil
 	}
 	c.changed = true
+	before := c.rep.Rewritten
 	var session [16]byte
 	_, _ = rand.Read(session[:]) // never fails, see crypto/rand
 	pk := newPacker(ctx, c.r, session, func(ondisk.ID) bool { return false })
-	defer pk.close()
+	defer func() {
+		pk.close()
+		if errors.Is(err, ErrFull) {
+			c.rep.Rewritten = before
+			if derr := c.dropCopies(ctx, pk); derr != nil {
+				err = derr
+			}
+		}
+	}()
 	pk.startFlusher(func(int64) {})
 	var mu sync.Mutex
 	var done int64
@@ -73,6 +84,26 @@ func (c *collector) copyOut(ctx context.Context, chunks []index.Location) error 
 		return err
 	}
 	return pk.finish()
+}
+
+// dropCopies takes back what a session of the collector stored before the store
+// was full. All of it is elsewhere, too; but what the index may list must be
+// condemned, and is deleted later.
+func (c *collector) dropCopies(ctx context.Context, pk *packer) error {
+	var refs []ondisk.PackRef
+	var keys []string
+	for o, err := range c.r.store.List(ctx, fmt.Sprintf("%s%x-", ondisk.PackPrefix, pk.session)) {
+		if err != nil {
+			return err
+		}
+		if ref, ok := parsePackKey(o.Key); ok {
+			refs, keys = append(refs, ref), append(keys, o.Key)
+		}
+	}
+	if pk.told && len(refs) > 0 {
+		return c.r.condemn(ctx, ondisk.Garbage, refs...)
+	}
+	return c.remove(ctx, keys)
 }
 
 // chunkCopy is a copy of a chunk.

@@ -125,7 +125,7 @@ func (r *Repository) Write(ctx context.Context, opts WriteOptions, fn func(conte
 	return p, nil
 }
 
-func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(context.Context, *Writer) error) (*Point, error) {
+func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(context.Context, *Writer) error) (_ *Point, err error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
@@ -143,6 +143,7 @@ func (r *Repository) write(ctx context.Context, opts WriteOptions, fn func(conte
 	if err != nil {
 		return nil, err
 	}
+	defer func() { w.abort(ctx, err) }()
 	defer w.pk.close()
 	stop := w.report(opts.Progress)
 	defer stop()
@@ -280,6 +281,25 @@ func (w *Writer) commit(ctx context.Context, opts WriteOptions) (*Point, error) 
 		return nil, ErrFenced
 	}
 	return p.clone(), nil
+}
+
+// abort ends a session that failed for want of room. Others stay on record, so
+// that what they stored is still there for the next one; but this one would keep
+// collectors from making the room that it lacks, as would packs that might be
+// indexed yet. It must not have tried to commit, or have a definite answer.
+func (w *Writer) abort(ctx context.Context, err error) {
+	if !errors.Is(err, ErrFull) || errors.Is(err, ErrAmbiguous) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	w.journal.drop(ctx)
+	w.r.endSession(ctx, w.session)
+	if refs := w.pk.unindexed(); len(refs) > 0 {
+		if err := w.r.condemn(ctx, ondisk.Garbage, refs...); err != nil {
+			w.r.log.Warn("what the session has stored stays for a day", "error", err)
+		}
+	}
 }
 
 // point returns what the session commits.

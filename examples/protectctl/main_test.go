@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -23,6 +24,11 @@ const testMain = "PROTECTCTL_TEST_MAIN"
 func TestMain(m *testing.M) {
 	if os.Getenv(testMain) == "1" || len(os.Args) > 1 && os.Args[1] == watchdog.Arg {
 		main()
+	}
+	if os.Getenv(testStore) != "" {
+		err := serveStore()
+		fmt.Fprintln(os.Stderr, "S3 server:", err)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -128,7 +134,13 @@ func (p *process) wait() outcome {
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		p.t.Fatalf("protectctl: %v", err)
 	}
-	return outcome{p.ProcessState.ExitCode(), p.stdout.String(), p.stderr.String()}
+	o := outcome{p.ProcessState.ExitCode(), p.stdout.String(), p.stderr.String()}
+	for _, secret := range []string{password, storeSecret} {
+		if strings.Contains(o.stdout+o.stderr, secret) {
+			p.t.Errorf("protectctl %q shows a secret:\n%s%s", p.Args, o.stdout, o.stderr)
+		}
+	}
+	return o
 }
 
 // run runs protectctl to its end.

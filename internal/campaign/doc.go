@@ -11,7 +11,9 @@
 //   - TestKill kills real processes with SIGKILL, TestCrowd runs many at once.
 //   - TestPower cuts the power after every step on the disk.
 //   - TestFlip damages, exchanges and rolls back every object.
-//   - TestFull and TestServer let a real store fail.
+//
+// What protectctl does when its store is full, or dies and comes back, is tried
+// by TestFull and TestServer in examples/protectctl.
 //
 // Flags come after -args: see docs/reliability.md for the commands and what they
 // found. Every test prints its seed; a seed that once failed stays in a table.

@@ -21,6 +21,7 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
 
+	"github.com/stillpoint-go/protect/internal/durable"
 	"github.com/stillpoint-go/protect/internal/retry"
 )
 
@@ -29,6 +30,8 @@ var (
 	ErrUnknown = errors.New("store: outcome of the write is unknown")
 	// ErrShort reports that an object is shorter than what was asked of it.
 	ErrShort = errors.New("store: object is too short")
+	// ErrFull reports that a write had no effect since there is no room for it.
+	ErrFull = errors.New("the store is full")
 	// ErrTooLarge reports an object larger than the caller's limit, or of a size
 	// that the store does not know, as where it decompresses what it sends.
 	ErrTooLarge = errors.New("store: object is too large")
@@ -54,7 +57,8 @@ type Object struct {
 // Put stores data under key if nothing is there. It succeeds, too, if exactly
 // data is there, because then an earlier attempt of ours may have done it; it
 // fails with fs.ErrExist if something else is, and with ErrUnknown if the store
-// did not give a definite answer.
+// did not give a definite answer. It does not try again where there is no room:
+// that does not pass by itself, and each try would take the last of it.
 func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 	unknown := false // a write whose outcome we do not know may still be under way
 	err := retry.Do(ctx, s.policy, func(ctx context.Context) error {
@@ -72,6 +76,8 @@ func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 			return retry.Final(fmt.Errorf("%w: %w", fs.ErrExist, err))
 		case gcerrors.Code(err) == gcerrors.PermissionDenied:
 			return retry.Final(classify(err))
+		case durable.IsFull(err) && errors.Is(lerr, fs.ErrNotExist):
+			return retry.Final(fmt.Errorf("%w: %w", ErrFull, err))
 		case errors.Is(err, fs.ErrExist): // but what is there may well be ours: try again to see
 			unknown = true
 			return fmt.Errorf("%v, and looking at it: %v", err, lerr) //nolint:errorlint // neither is an answer yet

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,6 +193,21 @@ func TestPersistentFaults(t *testing.T) {
 			return repotest.Fault{}
 		}, "", store.ErrUnknown, true},
 		"hangs": {func(repotest.Op) repotest.Fault { return repotest.Fault{Action: repotest.Hang} }, "", store.ErrUnknown, true},
+		"full": {func(repotest.Op) repotest.Fault {
+			return repotest.Fault{Action: repotest.FailBefore, Code: gcerrors.ResourceExhausted, Err: syscall.ENOSPC}
+		}, "", store.ErrUnknown, true},
+		"full for writing": {func(op repotest.Op) repotest.Fault {
+			if op.Kind == repotest.PutOnce {
+				return repotest.Fault{Action: repotest.FailBefore, Code: gcerrors.ResourceExhausted, Err: syscall.ENOSPC}
+			}
+			return repotest.Fault{}
+		}, "", store.ErrFull, false},
+		"full, but it is there": {func(op repotest.Op) repotest.Fault {
+			if op.Kind == repotest.PutOnce {
+				return repotest.Fault{Action: repotest.FailAfter, Err: syscall.ENOSPC}
+			}
+			return repotest.Fault{}
+		}, "", nil, false},
 		"refused": {func(repotest.Op) repotest.Fault {
 			return repotest.Fault{Action: repotest.FailBefore, Code: gcerrors.PermissionDenied}
 		}, "", fs.ErrPermission, false},

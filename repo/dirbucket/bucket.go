@@ -47,7 +47,7 @@ func (b *bucket) ErrorCode(err error) gcerrors.ErrorCode {
 		return gcerrors.PermissionDenied
 	case errors.Is(err, fs.ErrInvalid):
 		return gcerrors.InvalidArgument
-	case isFull(err):
+	case durable.IsFull(err):
 		return gcerrors.ResourceExhausted
 	}
 	return gcerrors.Unknown

@@ -2,14 +2,15 @@
 
 //go:build !windows
 
-package dirbucket
+package durable
 
 import (
 	"errors"
 	"syscall"
 )
 
-// isFull reports whether err says that there is no space left.
-func isFull(err error) bool {
+// IsFull reports whether err says that there is no space left, on the disk or in
+// the quota.
+func IsFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

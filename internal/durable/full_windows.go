@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dirbucket
+package durable
 
 import (
 	"errors"
@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// isFull reports whether err says that there is no space left.
-func isFull(err error) bool {
+// IsFull reports whether err says that there is no space left, on the disk or in
+// the quota.
+func IsFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }
