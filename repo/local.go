@@ -85,9 +85,9 @@ func (r *Repository) getChunk(ctx context.Context, at index.Location) ([]byte, e
 }
 
 const (
-	// fileRecords is from how many records on a table is worth a file; with
-	// fewer it takes 3.5 MB of memory at most.
-	fileRecords = 64 << 10
+	// fileRecords is from how many records on a table is worth a file. What is
+	// kept in memory instead takes less than 450 KB in all.
+	fileRecords = 8 << 10
 	// maxFailures is how often tables in files may break until they are not
 	// used any more.
 	maxFailures = 2
@@ -158,18 +158,20 @@ func (r *Repository) dropTable(t *index.Table) {
 	}
 }
 
-// mergeTables keeps the number of tables small: those in memory become one, and
-// of too many the small ones do.
+// mergeTables keeps the number of tables small, and what they take of memory:
+// those in memory become one, in a file once it is worth it, and of too many the
+// small ones do.
 func (r *Repository) mergeTables(tables []*index.Table) ([]*index.Table, error) {
 	var small, rest []*index.Table
+	records := 0
 	for _, t := range tables {
 		if t.InMemory() && t.Len() < fileRecords {
-			small = append(small, t)
+			small, records = append(small, t), records+t.Len()
 		} else {
 			rest = append(rest, t)
 		}
 	}
-	if len(small) > maxTables/4 {
+	if len(small) > maxTables/4 || len(small) > 1 && records >= fileRecords {
 		t, err := r.mergeInto(small)
 		if err != nil {
 			return nil, err
