@@ -125,6 +125,29 @@ func (c *collector) plan(condemned *ondisk.PackSet) *plan {
 	return p
 }
 
+// decide makes a plan, and returns the chunks that are needed of the packs to be
+// rewritten.
+func (c *collector) decide(ctx context.Context, condemned *ondisk.PackSet) (*plan, []index.Location, error) {
+	noted := len(c.rep.Items)
+	for range maxViews {
+		p := c.plan(condemned)
+		var chunks []index.Location
+		for _, at := range c.owners(p.uses, p.good) {
+			if p.rewrite[at.Pack.Ref] {
+				chunks = append(chunks, at)
+			}
+		}
+		if !c.renew() {
+			return p, chunks, nil
+		}
+		c.rep.Items = c.rep.Items[:noted]
+		if err := c.mark(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, errBusy
+}
+
 // condemnGarbage marks packs as condemned. The chunks that are needed of those
 // to be rewritten are copied before that, so that a session which begins in
 // between does not have to store them again.
@@ -135,7 +158,10 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 	if err := c.tellTime(ctx); err != nil {
 		return err
 	}
-	p := c.plan(condemned)
+	p, chunks, err := c.decide(ctx, condemned)
+	if err != nil {
+		return err
+	}
 	if n := len(p.garbage); float64(n) > c.o.MaxDelete*float64(len(c.world.packs)) {
 		return c.refuse(n)
 	}
@@ -146,20 +172,11 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 		}
 		return nil
 	}
-	var chunks []index.Location
-	for _, at := range c.owners(p.uses, p.good) {
-		if p.rewrite[at.Pack.Ref] {
-			chunks = append(chunks, at)
-		}
-	}
 	if err := c.copyOut(ctx, chunks); err != nil {
 		return err
 	}
 	for copied := range c.unreadable {
 		delete(p.rewrite, copied.pack)
-	}
-	if err := c.cat.check(); err != nil {
-		return err
 	}
 	refs := slices.AppendSeq(p.garbage, maps.Keys(p.rewrite))
 	c.rep.Condemned = len(refs)

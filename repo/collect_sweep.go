@@ -148,6 +148,9 @@ type scanned struct {
 func (c *collector) scan(ctx context.Context) (*scanned, error) {
 	for range maxViews {
 		s, err := c.scanOnce(ctx)
+		if c.renew() {
+			continue
+		}
 		if err != nil || len(s.lost) == 0 {
 			return s, err
 		}
@@ -204,7 +207,7 @@ func (c *collector) scanOnce(ctx context.Context) (*scanned, error) {
 		}
 	}
 	c.sort(s)
-	return s, c.cat.check()
+	return s, nil
 }
 
 // sort finds the chunks that are needed and have no good copy.

@@ -4,6 +4,7 @@ package repo
 
 import (
 	"context"
+	"slices"
 
 	"github.com/stillpoint-go/protect/internal/ondisk"
 )
@@ -157,12 +158,7 @@ func (f *fileCopy) same(so bool, s ondisk.Slice, at int64) (bool, error) {
 func (pl *layout) needs(i int) bool {
 	s := pl.slices[i]
 	first, end := int(s.off-pl.off)/ondisk.PageSize, pagesIn(int(s.end()-pl.off)) // within a region
-	for _, st := range pl.state[first:end] {
-		if st == changed {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(pl.state[first:end], changed)
 }
 
 // read fills b with the content of the region from off on.
