@@ -92,15 +92,22 @@ func (c *collector) waitsFor(ctx context.Context, record string) (map[string]boo
 		return nil, nil // not on record, no error
 	}
 	plain, err := c.r.getObject(ctx, record, ondisk.MaxRecord)
-	var w waitRecord
-	if err == nil && (json.Unmarshal(plain, &w) != nil || w.Version != ondisk.Version) {
-		err = corrupt(record, ondisk.ErrMalformed)
+	var waits map[string]bool
+	if err == nil {
+		waits, err = decodeWaits(plain)
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) || errors.Is(err, ondisk.ErrMalformed) {
 		return nil, nil // as if it had not been there
 	}
-	if err != nil {
-		return nil, err
+	return waits, err
+}
+
+// decodeWaits returns the sessions of a waitRecord. The error matches
+// ondisk.ErrMalformed.
+func decodeWaits(plain []byte) (map[string]bool, error) {
+	var w waitRecord
+	if json.Unmarshal(plain, &w) != nil || w.Version != ondisk.Version {
+		return nil, fmt.Errorf("%w: wait record", ondisk.ErrMalformed)
 	}
 	waits := map[string]bool{}
 	for _, s := range w.Sessions {
