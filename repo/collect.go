@@ -230,6 +230,9 @@ func (c *collector) mark(ctx context.Context) error {
 			return err
 		}
 		err := c.marks.run(ctx, c.view)
+		if c.renew() {
+			continue
+		}
 		if !errors.Is(err, ErrCorrupt) {
 			return err
 		}
@@ -246,6 +249,19 @@ func (c *collector) mark(ctx context.Context) error {
 		}
 	}
 	return errBusy
+}
+
+// renew throws the catalog and the marks away if a local file of the index
+// broke: answers since may have been wrong. It is as if the catalog had not been
+// read yet. After a few times it is kept in memory.
+func (c *collector) renew() bool {
+	err := c.cat.check()
+	if err != nil {
+		c.r.dropFiles(c.cat.set.Tables(), err)
+		c.cat = newCatalog(c.r)
+		c.forgetMarks()
+	}
+	return err != nil
 }
 
 func (c *collector) forgetMarks() {

@@ -126,6 +126,29 @@ func (c *collector) plan(condemned *ondisk.PackSet) *plan {
 	return p
 }
 
+// decide makes a plan, and returns the chunks that are needed of the packs to be
+// rewritten.
+func (c *collector) decide(ctx context.Context, condemned *ondisk.PackSet) (*plan, []index.Location, error) {
+	noted := len(c.rep.Items)
+	for range maxViews {
+		p := c.plan(condemned)
+		var chunks []index.Location
+		for _, at := range c.owners(p.uses, p.good) {
+			if p.rewrite[at.Pack.Ref] {
+				chunks = append(chunks, at)
+			}
+		}
+		if !c.renew() {
+			return p, chunks, nil
+		}
+		c.rep.Items = c.rep.Items[:noted]
+		if err := c.mark(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, errBusy
+}
+
 // condemnGarbage marks packs as condemned. The chunks that are needed of those
 // to be rewritten are copied before that, so that a session which begins in
 // between does not have to store them again.
@@ -136,7 +159,10 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 	if err := c.tellTime(ctx); err != nil {
 		return err
 	}
-	p := c.plan(condemned)
+	p, chunks, err := c.decide(ctx, condemned)
+	if err != nil {
+		return err
+	}
 	if n := len(p.garbage); float64(n) > c.o.MaxDelete*float64(len(c.world.packs)) {
 		return c.refuse(n)
 	}
@@ -147,14 +173,11 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 		}
 		return nil
 	}
-	if err := c.rewrite(ctx, p); err != nil {
+	if err := c.rewrite(ctx, p, chunks); err != nil {
 		return err
 	}
 	for copied := range c.unreadable {
 		delete(p.rewrite, copied.pack)
-	}
-	if err := c.cat.check(); err != nil {
-		return err
 	}
 	refs := slices.AppendSeq(p.garbage, maps.Keys(p.rewrite))
 	if len(refs) == 0 {
@@ -171,17 +194,11 @@ func (c *collector) condemnGarbage(ctx context.Context, condemned *ondisk.PackSe
 	return nil
 }
 
-// rewrite copies what is needed of the packs that are to be rewritten. If there
-// is no room for all of that, it tries half of them, of which least is needed:
-// their deletion makes room for a later run.
-func (c *collector) rewrite(ctx context.Context, p *plan) error {
+// rewrite copies the chunks that are needed of the packs to be rewritten. If
+// there is no room for all of that, it tries half of the packs, of which least is
+// needed: their deletion makes room for a later run.
+func (c *collector) rewrite(ctx context.Context, p *plan, chunks []index.Location) error {
 	for {
-		var chunks []index.Location
-		for _, at := range c.owners(p.uses, p.good) {
-			if p.rewrite[at.Pack.Ref] {
-				chunks = append(chunks, at)
-			}
-		}
 		err := c.copyOut(ctx, chunks)
 		if !c.full(err) {
 			return err
@@ -193,6 +210,7 @@ func (c *collector) rewrite(ctx context.Context, p *plan) error {
 			c.note(ref.Key(), "keep", "there is no room to rewrite it", c.world.packs[ref].Size)
 			delete(p.rewrite, ref)
 		}
+		chunks = slices.DeleteFunc(chunks, func(at index.Location) bool { return !p.rewrite[at.Pack.Ref] })
 	}
 }
 

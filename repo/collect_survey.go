@@ -107,8 +107,7 @@ func sessionOf(prefix, key string) (sid [16]byte, ok bool) {
 		return sid, false
 	}
 	rest, _, _ = strings.Cut(rest, "-")
-	b, err := hex.DecodeString(rest)
-	return [16]byte(append(b, make([]byte, 16)...)), err == nil && len(b) == 16
+	return parseSessionID(rest)
 }
 
 // listPacks lists the packs that are there now.

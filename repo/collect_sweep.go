@@ -95,17 +95,25 @@ func (c *collector) waitsFor(ctx context.Context, record string) (map[string]boo
 		return nil, nil // not on record, no error
 	}
 	plain, err := c.r.getObject(ctx, record, ondisk.MaxRecord)
-	var w waitRecord
-	if err == nil && (json.Unmarshal(plain, &w) != nil || w.Version != ondisk.Version) {
-		err = corrupt(record, ondisk.ErrMalformed)
+	var waits map[string]bool
+	if err == nil {
+		waits, err = decodeWaits(plain)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil // as if it had not been there
-	case errors.Is(err, ErrCorrupt):
+	case errors.Is(err, ErrCorrupt) || errors.Is(err, ondisk.ErrMalformed):
 		return nil, c.remove(ctx, []string{record})
-	case err != nil:
-		return nil, err
+	}
+	return waits, err
+}
+
+// decodeWaits returns the sessions of a waitRecord. The error matches
+// ondisk.ErrMalformed.
+func decodeWaits(plain []byte) (map[string]bool, error) {
+	var w waitRecord
+	if json.Unmarshal(plain, &w) != nil || w.Version != ondisk.Version {
+		return nil, fmt.Errorf("%w: wait record", ondisk.ErrMalformed)
 	}
 	waits := map[string]bool{}
 	for _, s := range w.Sessions {
@@ -156,6 +164,9 @@ type scanned struct {
 func (c *collector) scan(ctx context.Context) (*scanned, error) {
 	for range maxViews {
 		s, err := c.scanOnce(ctx)
+		if c.renew() {
+			continue
+		}
 		if err != nil || len(s.lost) == 0 {
 			return s, err
 		}
@@ -212,7 +223,7 @@ func (c *collector) scanOnce(ctx context.Context) (*scanned, error) {
 		}
 	}
 	c.sort(s)
-	return s, c.cat.check()
+	return s, nil
 }
 
 // sort finds the chunks that are needed and have no good copy.

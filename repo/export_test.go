@@ -6,6 +6,7 @@ import (
 	"context"
 	"runtime"
 
+	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
 )
 
@@ -63,3 +64,17 @@ func Sum(lines ...string) []byte { return sum(lines...) }
 // KeepTablesInFiles makes the repository keep even the smallest table of the
 // index in a file.
 func KeepTablesInFiles(r *Repository) { r.local.filesFrom = 1 }
+
+// PutSegment stores an index segment, as a session does.
+func (r *Repository) PutSegment(ctx context.Context, name index.Name, plain []byte) error {
+	return r.store.Put(ctx, name.Key(), r.keys.SealObject(name.Key(), plain))
+}
+
+// Refresh reads the index, and Find asks it.
+func (r *Repository) Refresh(ctx context.Context) error { return r.refresh(ctx) }
+
+// Find returns in how many places the index says that a chunk is.
+func (r *Repository) Find(ctx context.Context, id ondisk.ID) (int, error) {
+	all, err := r.find(ctx, id)
+	return len(all), err
+}

@@ -4,10 +4,12 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/stillpoint-go/protect/internal/index"
 	"github.com/stillpoint-go/protect/internal/ondisk"
 )
 
@@ -203,15 +205,25 @@ func (c *collector) tidyIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	put, obsolete, err := c.r.compactWithout(ctx, c.cat, func(ref ondisk.PackRef) bool {
+	gone := func(ref ondisk.PackRef) bool {
 		_, there := packs[ref]
 		return !there && condemned.Has(ref)
-	})
-	c.changed = c.changed || put
-	if err != nil {
-		return err
 	}
-	return c.remove(ctx, obsolete)
+	for range maxViews {
+		put, obsolete, err := c.r.compactWithout(ctx, c.cat, gone)
+		c.changed = c.changed || put
+		if errors.Is(err, index.ErrDamaged) {
+			c.cat.failed(err)
+		}
+		if c.renew() {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		return c.remove(ctx, obsolete)
+	}
+	return errBusy
 }
 
 // tidyLeftovers deletes the journals of sessions that are over, what collectors

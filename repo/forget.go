@@ -109,22 +109,33 @@ func (r *Repository) refuseHeld(ctx context.Context, points []*Point) error {
 func (r *Repository) holds(ctx context.Context, a attempt) (map[string]string, error) {
 	found := map[string]string{}
 	for o, err := range r.store.List(ctx, ondisk.HoldPrefix+a.String()) {
-		var m mark
 		var plain []byte
+		holder := unknownHolder
 		if err == nil {
 			plain, err = r.getObject(ctx, o.Key, ondisk.MaxHeader)
 		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // released since it was listed
-		case errors.Is(err, ErrCorrupt) || err == nil && json.Unmarshal(plain, &m) != nil:
-			m.Holder = "unknown"
-		case err != nil:
+		case err == nil:
+			holder = decodeHolder(plain)
+		case !errors.Is(err, ErrCorrupt):
 			return nil, err
 		}
-		found[o.Key] = m.Holder
+		found[o.Key] = holder
 	}
 	return found, nil
+}
+
+const unknownHolder = "unknown"
+
+// decodeHolder returns who holds by a mark.
+func decodeHolder(plain []byte) string {
+	var m mark
+	if json.Unmarshal(plain, &m) != nil {
+		return unknownHolder
+	}
+	return m.Holder
 }
 
 // Hold keeps a recovery point from being forgotten until its holder, a text of

@@ -4,6 +4,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -85,9 +86,9 @@ func (r *Repository) getChunk(ctx context.Context, at index.Location) ([]byte, e
 }
 
 const (
-	// fileRecords is from how many records on a table is worth a file; with
-	// fewer it takes 3.5 MB of memory at most.
-	fileRecords = 64 << 10
+	// fileRecords is from how many records on a table is worth a file. What is
+	// kept in memory instead takes less than 450 KB in all.
+	fileRecords = 8 << 10
 	// maxFailures is how often tables in files may break until they are not
 	// used any more.
 	maxFailures = 2
@@ -158,18 +159,20 @@ func (r *Repository) dropTable(t *index.Table) {
 	}
 }
 
-// mergeTables keeps the number of tables small: those in memory become one, and
-// of too many the small ones do.
+// mergeTables keeps the number of tables small, and what they take of memory:
+// those in memory become one, in a file once it is worth it, and of too many the
+// small ones do.
 func (r *Repository) mergeTables(tables []*index.Table) ([]*index.Table, error) {
 	var small, rest []*index.Table
+	records := 0
 	for _, t := range tables {
 		if t.InMemory() && t.Len() < fileRecords {
-			small = append(small, t)
+			small, records = append(small, t), records+t.Len()
 		} else {
 			rest = append(rest, t)
 		}
 	}
-	if len(small) > maxTables/4 {
+	if len(small) > maxTables/4 || len(small) > 1 && records >= fileRecords {
 		t, err := r.mergeInto(small)
 		if err != nil {
 			return nil, err
@@ -201,4 +204,50 @@ func (r *Repository) mergeInto(tables []*index.Table) (*index.Table, error) {
 		r.dropTable(t)
 	}
 	return merged, nil
+}
+
+// ask asks the index. Tables that turn out to be damaged are built anew from
+// the segments.
+func ask[T any](ctx context.Context, r *Repository, question func(*index.Set) (T, error)) (T, error) {
+	for range 2 {
+		s := r.indexSet()
+		answer, err := question(s)
+		if !errors.Is(err, index.ErrDamaged) {
+			return answer, err
+		}
+		if err := r.rebuild(ctx, s, err); err != nil && !errors.Is(err, ErrCorrupt) {
+			var none T
+			return none, err
+		}
+	}
+	return question(r.indexSet())
+}
+
+// rebuild replaces the tables of a set that are in files: the first time by
+// files, then by tables in memory, which do not break.
+func (r *Repository) rebuild(ctx context.Context, bad *index.Set, why error) error {
+	if err := r.lockIndex(ctx); err != nil {
+		return err
+	}
+	defer r.unlockIndex()
+	if r.indexSet() != bad {
+		return nil // somebody else did
+	}
+	return r.refreshFrom(ctx, r.dropFiles(bad.Tables(), why))
+}
+
+// dropFiles returns the tables that are in memory. The others are thrown away:
+// one of them broke while it was used, and the disk is not to be trusted.
+func (r *Repository) dropFiles(tables []*index.Table, why error) []*index.Table {
+	r.log.Warn("the local copy of the index is damaged and is made anew", "error", why)
+	var sound []*index.Table
+	for _, t := range tables {
+		if t.InMemory() {
+			sound = append(sound, t)
+		} else {
+			r.dropTable(t)
+		}
+	}
+	r.local.failures.Add(1)
+	return sound
 }

@@ -69,10 +69,15 @@ func (r *Repository) refreshFrom(ctx context.Context, tables []*index.Table) err
 	misses := map[index.Name]int{}
 	for range maxRounds {
 		u := &indexUpdate{r: r, tables: tables, misses: misses}
-		if err := u.run(ctx); err != nil {
+		err := u.run(ctx)
+		tables = u.tables
+		if errors.Is(err, index.ErrDamaged) {
+			tables = r.dropFiles(tables, err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
-		tables = u.tables
 		if u.vanished {
 			continue // somebody has merged them: list again
 		}
@@ -135,7 +140,10 @@ func (u *indexUpdate) run(ctx context.Context) error {
 	if err := u.flush(); err != nil || u.grow {
 		return err
 	}
-	u.tables, err = u.r.mergeTables(u.tables)
+	tables, err := u.r.mergeTables(u.tables)
+	if err == nil {
+		u.tables = tables
+	}
 	return err
 }
 
@@ -286,13 +294,16 @@ func (r *Repository) addSegment(ctx context.Context, seg *index.Segment) error {
 	if err != nil {
 		return err
 	}
-	s := r.indexSet()
-	tables, err := r.mergeTables(append(slices.Clone(s.Tables()), t))
+	tables := append(slices.Clone(r.indexSet().Tables()), t)
+	merged, err := r.mergeTables(tables)
+	if errors.Is(err, index.ErrDamaged) {
+		return r.refreshFrom(ctx, r.dropFiles(tables, err))
+	}
 	if err != nil {
 		return err
 	}
 	r.mu.Lock()
-	r.mu.index = index.NewSet(tables...)
+	r.mu.index = index.NewSet(merged...)
 	r.mu.Unlock()
 	return nil
 }
@@ -326,46 +337,6 @@ func (r *Repository) usable(ctx context.Context, id ondisk.ID, condemned func(on
 		}
 	}
 	return index.Location{}, false, err
-}
-
-// ask asks the index. Tables that turn out to be damaged are built anew from
-// the segments.
-func ask[T any](ctx context.Context, r *Repository, question func(*index.Set) (T, error)) (T, error) {
-	for range 2 {
-		s := r.indexSet()
-		answer, err := question(s)
-		if !errors.Is(err, index.ErrDamaged) {
-			return answer, err
-		}
-		if err := r.rebuild(ctx, s, err); err != nil && !errors.Is(err, ErrCorrupt) {
-			var none T
-			return none, err
-		}
-	}
-	return question(r.indexSet())
-}
-
-// rebuild replaces the tables of a set that are in files: the first time by
-// files, then by tables in memory, which do not break.
-func (r *Repository) rebuild(ctx context.Context, bad *index.Set, why error) error {
-	if err := r.lockIndex(ctx); err != nil {
-		return err
-	}
-	defer r.unlockIndex()
-	if r.indexSet() != bad {
-		return nil // somebody else did
-	}
-	r.log.Warn("the local copy of the index is damaged and is made anew", "error", why)
-	var sound []*index.Table
-	for _, t := range bad.Tables() {
-		if t.InMemory() {
-			sound = append(sound, t)
-		} else {
-			r.dropTable(t)
-		}
-	}
-	r.local.failures.Add(1)
-	return r.refreshFrom(ctx, sound)
 }
 
 // againEvery is how often lost chunks make us look for a newer index in vain.

@@ -69,8 +69,9 @@
 // A session holds up to four packs and a few chunks for each processor, about
 // 190 MiB of live heap (see TestMemoryOfFiles), plus 33 bytes for each new chunk
 // that is not in the index yet. The index takes less than 2 bytes for each chunk
-// of the repository with a local cache, and 53 bytes without. The garbage
-// collector lets a process grow to twice its live heap, unless it sets
+// of the repository with a local cache, besides half a megabyte, and 55 bytes
+// without one, or if it fails (see TestMemoryOfIndex). The garbage collector
+// lets a process grow to twice its live heap, unless it sets
 // debug.SetMemoryLimit.
 package repo
 
@@ -106,7 +107,9 @@ type Options struct {
 	// CacheDir, if set, is a folder for copies of metadata and of the index, so
 	// that they need not be fetched and kept in memory: see Local cache. It is
 	// created if need be, may be shared by repositories and by processes, and
-	// may be deleted while nobody uses it.
+	// may be deleted at any time. Without it, each process reads the whole index
+	// from the bucket and keeps it on its heap: 55 MB for a million chunks, in
+	// place of 2 MB.
 	CacheDir string
 	// CacheDirBytes bounds what is kept in CacheDir; the files of the index that
 	// a process has open may exceed it. 0 means 1 GiB.

@@ -38,6 +38,15 @@ type sessionJSON struct {
 
 func sessionKey(id [16]byte) string { return fmt.Sprintf("%s%x", ondisk.SessionPrefix, id) }
 
+// parseSessionID returns the session that stands in a key, in its one spelling.
+func parseSessionID(s string) (id [16]byte, ok bool) {
+	b, err := hex.DecodeString(s)
+	if err != nil || !validHex(s, 2*len(id)) {
+		return id, false
+	}
+	return [16]byte(b), true
+}
+
 // beginSession puts a session on record. Only after that may it rely on what
 // others have stored: whoever collects either sees the session, or has told
 // beforehand what not to rely on.
@@ -106,11 +115,11 @@ func decodeSession(id string, plain []byte) (*session, error) {
 		return nil, fmt.Errorf("%w: session version %d", ErrFormat, rec.Version)
 	}
 	s := &session{name: rec.Name}
-	sid, err := hex.DecodeString(id)
-	if err != nil || len(sid) != len(s.id) || len(rec.Parents) > maxParents {
+	var ok bool
+	if s.id, ok = parseSessionID(id); !ok || len(rec.Parents) > maxParents {
 		return nil, fmt.Errorf("%w: session", ondisk.ErrMalformed)
 	}
-	copy(s.id[:], sid)
+	var err error
 	if s.at, err = ondisk.ParseAttempt(rec.Commit); err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ package repo
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"io/fs"
 	"path"
@@ -47,11 +46,10 @@ func (v *verifier) list(ctx context.Context, prefix string) error {
 // sessionID returns the session whose record is under the key.
 func sessionID(key string) (sid [16]byte, ok bool) {
 	rest, ok := strings.CutPrefix(key, ondisk.SessionPrefix)
-	b, err := hex.DecodeString(rest)
-	if !ok || err != nil || len(b) != len(sid) {
+	if !ok {
 		return sid, false
 	}
-	return [16]byte(b), true
+	return parseSessionID(rest)
 }
 
 // checkObjects checks all objects but packs.

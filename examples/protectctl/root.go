@@ -50,20 +50,17 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	switch {
-	case err == nil:
+	if err == nil {
 		return exitOK
+	}
+	fmt.Fprintln(stderr, "protectctl:", c.redact(err.Error()))
+	switch {
 	case errors.Is(err, errDamage) || errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrRollback):
-		fmt.Fprintln(stderr, "protectctl:", c.redact(err.Error()))
 		return exitDamage
 	case errors.Is(err, repo.ErrFull):
-		fmt.Fprintln(stderr, "protectctl:", c.redact(err))
 		fmt.Fprintln(stderr, "protectctl: forget points and run gc, or give the store more room; both need a few kilobytes of it")
-		return exitFailure
-	default:
-		fmt.Fprintln(stderr, "protectctl:", c.redact(err.Error()))
-		return exitFailure
 	}
+	return exitFailure
 }
 
 func (c *cli) command() *cobra.Command {

@@ -94,7 +94,8 @@ func mountID(f *os.File) (string, error) {
 // if it is the one of mount id.
 func parseMount(line, id string) (mount, bool) {
 	head, tail, ok := strings.Cut(line, " - ")
-	fields, types := strings.Fields(head), strings.Fields(tail)
+	// Other kinds of space stand in paths as they are.
+	fields, types := strings.Split(head, " "), strings.Split(tail, " ")
 	if !ok || len(fields) < 6 || len(types) < 1 || fields[0] != id {
 		return mount{}, false
 	}

@@ -15,7 +15,7 @@
 // bytes of each block of records (the fences), a filter of about 9.5 bits for a
 // chunk, and the names of the segments that the table covers. That is 1.3 MB
 // for a million chunks. A look-up asks the filter, finds the block by its
-// fence, and reads it; a table in memory takes 53 bytes a chunk in all.
+// fence, and reads it; a table in memory takes 54 bytes a chunk in all.
 //
 // A table file may be in a folder that is not safe. Every block ends with a
 // keyed hash of its number and content and of the table's name, and so does the

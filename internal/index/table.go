@@ -24,8 +24,9 @@ const (
 	// filterBlocks is how many blocks of records share a filter. So what is
 	// needed to make filters is bounded, and they are large enough to be good.
 	filterBlocks = 1620 // 131220 records
-	// recentPacks is how many packs a table in a file remembers.
-	recentPacks = 256
+	// recentPacks is how many packs a table in a file remembers, of about 90
+	// bytes each: there may be some twenty tables.
+	recentPacks = 64
 )
 
 // Table is a sorted union of segments. It is immutable and safe for concurrent

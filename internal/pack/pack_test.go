@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -228,6 +229,47 @@ func FuzzParse(f *testing.F) {
 		}
 		if !bytes.Equal(footer(entries...), foot) {
 			t.Fatalf("footer %x prints as %x", foot, footer(entries...))
+		}
+	})
+}
+
+// FuzzTail reads packs as they may be in the bucket, whole and from their end:
+// both say the same, and only what the store gave is read.
+func FuzzTail(f *testing.F) {
+	k := keys()
+	for _, n := range []int{0, 1, 3} {
+		b := pack.NewBuilder(nil, dk, 1<<10)
+		rng := rand.New(rand.NewPCG(5, uint64(n))) // small
+		for range n {
+			b.Add(entry(rng), make([]byte, 20))
+		}
+		data := b.Finish(k, key)
+		f.Add(data, uint16(0))
+		f.Add(data, uint16(len(data))) // small
+		f.Add(data[:len(data)-1], uint16(60))
+	}
+	f.Add([]byte("PROTPAK\x01"), uint16(8))
+	f.Fuzz(func(t *testing.T, data []byte, first uint16) {
+		dk, want, err := pack.Parse(k, key, data)
+		size := int64(len(data))
+		for need := min(int64(first), size); ; {
+			tdk, got, more, terr := pack.ParseTail(k, key, data[size-need:], size)
+			if terr != nil {
+				if err == nil {
+					t.Fatalf("the last %d of %d bytes: %v", need, size, terr)
+				}
+				return
+			}
+			if more == 0 {
+				if err == nil && (dk != tdk || !slices.Equal(want, got)) {
+					t.Fatalf("the last %d of %d bytes say something else", need, size)
+				}
+				return
+			}
+			if more <= need || more > size {
+				t.Fatalf("of %d bytes, %d are not enough, but %d", size, need, more)
+			}
+			need = more
 		}
 	})
 }

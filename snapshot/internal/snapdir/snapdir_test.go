@@ -26,19 +26,56 @@ func open(tb testing.TB, dir string) *snapdir.Store {
 	return s
 }
 
-func FuzzNames(f *testing.F) {
-	dir := f.TempDir()
-	for _, v := range []string{
+// names are volumes that file systems, or we ourselves, might take for something
+// else.
+func names() []string {
+	return []string{
 		"/var/lib/pg", ".", "..", "a.", "=", "+", "%", "%2E", "C:\\x", "con", strings.Repeat("é=/", 100),
 		strings.Repeat("a", 200), strings.Repeat("a", 201), strings.Repeat("a", 400), "\x00\n\xff",
-	} {
-		f.Add(v)
 	}
-	f.Fuzz(func(t *testing.T, volume string) {
-		if volume == "" || len(volume) > snapdir.MaxVolume {
-			t.Skip()
+}
+
+// FuzzNames escapes volumes and ids, and takes names of folders for them: each
+// has one name, which any file system takes.
+func FuzzNames(f *testing.F) {
+	for _, v := range names() {
+		f.Add(v)
+		f.Add(strings.Join(snapdir.Escape(v), ""))
+	}
+	safe := func(t *testing.T, part string) {
+		t.Helper()
+		if part == "" || len(part) > 255 || part[0] == '.' || part[len(part)-1] == '.' || strings.ContainsAny(part, "/\\:*?\"<>|\x00 ") {
+			t.Fatalf("unsafe name %q", part)
 		}
-		s := open(t, dir)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if s != "" {
+			parts := snapdir.Escape(s)
+			name := ""
+			for i, p := range parts {
+				safe(t, p)
+				cut, more := strings.CutSuffix(p, "=")
+				if more != (i < len(parts)-1) {
+					t.Fatalf("%q became %q", s, parts)
+				}
+				name += cut
+			}
+			if back, ok := snapdir.Unescape(name); !ok || back != s {
+				t.Fatalf("%q became %q and then %q, %t", s, name, back, ok)
+			}
+		}
+		if id, ok := snapdir.UnescapeID(s); ok {
+			if safe(t, snapdir.EscapeID(id)); snapdir.EscapeID(id) != s && s != id {
+				t.Fatalf("%q is another name of %q", s, id)
+			}
+		}
+	})
+}
+
+func TestNames(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	for _, volume := range names() {
 		for _, id := range []string{"a", "a.", "a.b-c"} {
 			c, err := s.Claim(id, volume)
 			if err != nil {
@@ -62,7 +99,7 @@ func FuzzNames(f *testing.F) {
 		if err != nil || len(left) > 0 {
 			t.Errorf("left after Remove: %v, %v", left, err)
 		}
-	})
+	}
 }
 
 func TestListIgnoresOthers(t *testing.T) {
