@@ -21,7 +21,8 @@ type CollectOptions struct {
 	DryRun bool
 	// StaleAfter is for how long a session may store nothing, by the clock of
 	// the store, before it is given up: it will not commit then, and says so
-	// with ErrFenced. 0 means 24 hours. Negative gives up all that have not
+	// with ErrFenced. One that reads and finds nothing new stores a sign of life
+	// once an hour. 0 means 24 hours. Negative gives up all that have not
 	// committed, for when nobody else writes. It is no matter of safety.
 	StaleAfter time.Duration
 	// MaxDelete is the largest share of all packs, up to 1, that one run may find

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math"
@@ -464,3 +465,46 @@ func TestCollectFuture(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// slowReader reads a megabyte in an hour.
+type slowReader struct{ io.Reader }
+
+func (r slowReader) Read(p []byte) (int, error) {
+	<-time.After(time.Hour)
+	return io.ReadFull(r.Reader, p[:min(len(p), 1<<20)])
+}
+
+// TestCollectBesideReader has a session read for more than a day what is stored
+// already. It is not dead, though it stores nothing; one that hangs is.
+func TestCollectBesideReader(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			world, r := newWorld(t)
+			data := make([]byte, 32<<20)
+			for i := range 32 {
+				copy(data[i<<20:], piece(i))
+			}
+			write := func(id string, from io.Reader) error {
+				_, err := r.Write(t.Context(), repo.WriteOptions{ID: id, Name: "a"}, func(ctx context.Context, w *repo.Writer) error {
+					return w.PutStream(ctx, "v", from)
+				})
+				return err
+			}
+			if err := write("one", bytes.NewReader(data)); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(30*time.Hour, func() { collect(t, world, repo.CollectOptions{}) })
+			var from io.Reader = slowReader{bytes.NewReader(data)}
+			if hangs {
+				from = readerFunc(func([]byte) (int, error) { <-time.After(32 * time.Hour); return 0, io.EOF })
+			}
+			if err := write("two", from); errors.Is(err, repo.ErrFenced) != hangs {
+				t.Errorf("hangs %t: %v", hangs, err)
+			}
+		})
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

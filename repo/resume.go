@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/stillpoint-go/protect/internal/ondisk"
 )
@@ -21,18 +22,28 @@ const (
 	maxWaiting = 8 << 20
 	// maxJournal bounds the plaintext of one object.
 	maxJournal = 4 << 20
+	// beatEvery is how often a session that gets on and has nothing to store
+	// leaves a journal of nothing, lest a collector take it for dead.
+	beatEvery = time.Hour
 )
 
 // journal collects the files that a session has completed.
 type journal struct {
 	w    *Writer
 	next uint32 // number of the next object; the flusher's
+	last pulse  // the flusher's
 
 	mu struct {
 		sync.Mutex
 		volumes map[string]*journalQueue
 		waiting int // bytes
 	}
+}
+
+// pulse is how far a session had come when it last stored something.
+type pulse struct {
+	at           time.Time
+	stored, done int64
 }
 
 // journalQueue holds files of one volume in order.
@@ -100,14 +111,34 @@ func (j *journal) store(ctx context.Context, low int64) {
 		for len(recs) > 0 {
 			var plain []byte
 			plain, recs = encodeJournal(volume, recs)
-			key := journalKey(j.w.session.id, j.next)
-			j.next++
-			if err := j.w.r.store.Put(ctx, key, j.w.r.keys.SealObject(key, plain)); err != nil {
+			if err := j.put(ctx, plain); err != nil {
 				j.w.r.log.Warn("the journal of the session is not complete", "error", err)
 				return
 			}
 		}
 	}
+}
+
+func (j *journal) put(ctx context.Context, plain []byte) error {
+	key := journalKey(j.w.session.id, j.next)
+	j.next++
+	return j.w.r.store.Put(ctx, key, j.w.r.keys.SealObject(key, plain))
+}
+
+// beat shows others that the session gets on, if nothing else has for a while.
+func (j *journal) beat(ctx context.Context) {
+	now := pulse{time.Now(), j.w.pk.stored.Load(), j.w.files.Load() + j.w.bytes.Load()}
+	if now.stored == j.last.stored && !j.last.at.IsZero() {
+		if now.done == j.last.done || now.at.Sub(j.last.at) < beatEvery {
+			return
+		}
+		nothing, _ := encodeJournal("", nil)
+		if err := j.put(ctx, nothing); err != nil {
+			j.w.r.log.Warn("a collector may take the session for dead", "error", err)
+			return
+		}
+	}
+	j.last = now
 }
 
 // encodeJournal encodes as many records as one object takes, and returns the

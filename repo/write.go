@@ -206,7 +206,10 @@ func (r *Repository) newWriter(ctx context.Context, at attempt, opts *WriteOptio
 	w.pk = newPacker(ctx, r, s.id, func(id ondisk.ID) bool { _, ok := w.find(id); return ok })
 	w.mu.names = map[string]bool{}
 	w.journal = newJournal(w)
-	w.pk.startFlusher(func(low int64) { w.journal.store(w.pk.ctx, low) })
+	w.pk.startFlusher(func(low int64) {
+		w.journal.store(w.pk.ctx, low)
+		w.journal.beat(w.pk.ctx)
+	})
 	return w, nil
 }
 

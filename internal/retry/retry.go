@@ -21,10 +21,13 @@ type Policy struct {
 	Attempts int           // tries in all; less than 1 means 6
 	Base     time.Duration // mean of the first pause, doubled for each next one; 0 means 100 ms
 	Max      time.Duration // longest mean pause; 0 means 10 s
-	PerTry   time.Duration // deadline of one attempt; 0 means 5 min
+	PerTry   time.Duration // deadline of one attempt; 0 means DefaultPerTry
 	// Notify, if set, hears of every failure that is about to be repeated.
 	Notify func(err error, wait time.Duration)
 }
+
+// DefaultPerTry is how long one attempt may take.
+const DefaultPerTry = 5 * time.Minute
 
 func (p Policy) withDefaults() Policy {
 	if p.Attempts < 1 {
@@ -37,7 +40,7 @@ func (p Policy) withDefaults() Policy {
 		p.Max = 10 * time.Second
 	}
 	if p.PerTry == 0 {
-		p.PerTry = 5 * time.Minute
+		p.PerTry = DefaultPerTry
 	}
 	return p
 }

@@ -10,6 +10,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,17 @@ type Store struct {
 // New returns a store over the bucket, which it does not own.
 func New(b *blob.Bucket, p retry.Policy) *Store { return &Store{bucket: b, policy: p} }
 
+// slowLine is the rate of a slow line, in bytes a second. By that a call may take
+// longer than others if it moves an object.
+const slowLine = 32 << 10
+
+// transfer returns the policy for calls that move up to n bytes.
+func (s *Store) transfer(n int64) retry.Policy {
+	p := s.policy
+	p.PerTry = cmp.Or(p.PerTry, retry.DefaultPerTry) + time.Duration(n/slowLine)*time.Second
+	return p
+}
+
 // Object is an entry of a listing.
 type Object struct {
 	Key  string
@@ -61,7 +73,7 @@ type Object struct {
 // that does not pass by itself, and each try would take the last of it.
 func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 	unknown := false // a write whose outcome we do not know may still be under way
-	err := retry.Do(ctx, s.policy, func(ctx context.Context) error {
+	err := retry.Do(ctx, s.transfer(int64(len(data))), func(ctx context.Context) error {
 		err := s.create(ctx, key, data)
 		if err == nil {
 			return nil
@@ -131,7 +143,7 @@ func (s *Store) holds(ctx context.Context, key string, data []byte) (bool, error
 // Get returns a whole object of at most limit bytes.
 func (s *Store) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
 	var out []byte
-	err := s.read(ctx, key, func(ctx context.Context) error {
+	err := s.read(ctx, key, limit, func(ctx context.Context) error {
 		r, err := s.bucket.NewReader(ctx, key, nil)
 		if err != nil {
 			return err
@@ -150,7 +162,7 @@ func (s *Store) Get(ctx context.Context, key string, limit int64) ([]byte, error
 // GetRange returns n bytes of an object from off.
 func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
 	out := make([]byte, n)
-	err := s.read(ctx, key, func(ctx context.Context) error {
+	err := s.read(ctx, key, n, func(ctx context.Context) error {
 		err := s.readRange(ctx, key, off, out)
 		if err == nil || gcerrors.Code(err) == gcerrors.NotFound {
 			return err
@@ -174,8 +186,9 @@ func (s *Store) readRange(ctx context.Context, key string, off int64, out []byte
 	return err
 }
 
-func (s *Store) read(ctx context.Context, key string, op func(context.Context) error) error {
-	err := retry.Do(ctx, s.policy, func(ctx context.Context) error { return classify(op(ctx)) })
+// read reads up to n bytes.
+func (s *Store) read(ctx context.Context, key string, n int64, op func(context.Context) error) error {
+	err := retry.Do(ctx, s.transfer(n), func(ctx context.Context) error { return classify(op(ctx)) })
 	if err != nil {
 		return fmt.Errorf("store: get %s: %w", key, err)
 	}
