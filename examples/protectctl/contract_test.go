@@ -74,7 +74,7 @@ func TestJSON(t *testing.T) {
 
 	o = nil
 	w.json(&o, "restore", "one", w.path("out"))
-	if diff := cmp.Diff([]string{"bytes", "dirs", "elapsed_ms", "files", "id", "skipped", "skipped_total", "target"}, keys(o)); diff != "" {
+	if diff := cmp.Diff([]string{"bytes", "dirs", "elapsed_ms", "failed", "failed_total", "files", "id", "skipped", "skipped_total", "target"}, keys(o)); diff != "" {
 		t.Errorf("restore (-want +got):\n%s", diff)
 	}
 	if o["files"] != 2.0 || o["bytes"] != 10.0 || o["target"] != w.path("out") {

@@ -142,3 +142,45 @@ func TestLostPacks(t *testing.T) {
 	w.fails(exitDamage, "dump", "one", "a")
 	w.fails(exitDamage, "restore", "one", w.path("out"), "--path", "a")
 }
+
+// TestPartial restores what can be read, says what cannot, and that it is not all.
+func TestPartial(t *testing.T) {
+	t.Parallel()
+	w := newRepository(t)
+	w.write("data/large", strings.Repeat("0123456789", 300_000))
+	w.ok(nil, "backup", "--id", "one", w.path("data"))
+	w.write("data/small", "hello")
+	before := w.objects()
+	w.ok(nil, "backup", "--id", "two", w.path("data"))
+	if err := os.Remove(largest(t, before)); err != nil {
+		t.Fatal(err)
+	}
+	w.fails(exitDamage, "restore", "two", w.path("out"))
+	o := w.run(nil, "--json", "restore", "two", w.path("out"), "--partial")
+	var res object
+	if err := json.Unmarshal([]byte(o.stdout), &res); err != nil || o.code != exitDamage || res["failed_total"] != 1.0 {
+		t.Errorf("restore --partial: exit status %d, %v\n%s%s", o.code, err, o.stdout, o.stderr)
+	}
+	if got := w.read("out/small"); got != "hello" {
+		t.Errorf("got %q", got)
+	}
+	if o := w.run(nil, "restore", "two", w.path("again"), "--partial"); o.code != exitDamage || !strings.Contains(o.stdout, "data/large") {
+		t.Errorf("restore --partial: exit status %d\n%s%s", o.code, o.stdout, o.stderr)
+	}
+}
+
+// largest returns the largest of the packs among these objects.
+func largest(t *testing.T, objects []string) (best string) {
+	t.Helper()
+	most := int64(-1)
+	for _, name := range objects {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(name, "pack") && info.Size() > most {
+			best, most = name, info.Size()
+		}
+	}
+	return best
+}

@@ -135,6 +135,9 @@ func TestLookHostile(t *testing.T) {
 	w.write("data/a", "")
 	w.ok(nil, "backup", "--id", "one", w.path("data"))
 	w.write("data/"+name, "x")
+	if err := os.Symlink(name, w.path("data", "z")); err != nil {
+		t.Fatal(err)
+	}
 	w.ok(nil, "backup", "--id", "two", w.path("data"))
 	for _, args := range [][]string{{"ls", "two"}, {"diff", "one", "two"}} {
 		if out := w.ok(nil, args...); strings.Contains(out, "\x1b") || strings.Contains(out, "\xff") || !strings.Contains(out, `\x1b[2J\xff\n"`) {
@@ -145,9 +148,10 @@ func TestLookHostile(t *testing.T) {
 	w.json(&list, "ls", "two")
 	var d struct{ Changes []object }
 	w.json(&d, "diff", "one", "two")
-	for _, o := range []object{list[0], d.Changes[1]} {
-		if b, err := base64.StdEncoding.DecodeString(o["path_base64"].(string)); err != nil || string(b) != name {
-			t.Errorf("%v", o)
+	for _, raw := range []any{list[0]["path_base64"], d.Changes[1]["path_base64"], list[2]["target_base64"]} {
+		s, _ := raw.(string)
+		if b, err := base64.StdEncoding.DecodeString(s); err != nil || string(b) != name {
+			t.Errorf("%q, of %v and %v", s, list, d)
 		}
 	}
 	if got := w.ok(nil, "dump", "two", name); got != "x" {

@@ -31,6 +31,8 @@ type entryResult struct {
 	Size      int64     `json:"size"`
 	ModTime   time.Time `json:"mtime"`
 	Target    string    `json:"target,omitempty"` // of a symlink; of a link, the path of the file's first name
+	// TargetBytes is the target likewise.
+	TargetBytes string `json:"target_base64,omitempty"`
 
 	mode fs.FileMode
 }
@@ -44,7 +46,7 @@ func newEntryResult(volume string, e *repo.Entry) entryResult {
 	}
 	res := entryResult{
 		Volume: volume, Path: e.Path, PathBytes: rawPath(e.Path), Type: e.Type.String(), Mode: fmt.Sprintf("%04o", octal),
-		UID: e.UID, GID: e.GID, Size: e.Size, ModTime: e.ModTime, Target: e.Target, mode: e.Mode,
+		UID: e.UID, GID: e.GID, Size: e.Size, ModTime: e.ModTime, Target: e.Target, TargetBytes: rawPath(e.Target), mode: e.Mode,
 	}
 	switch e.Type {
 	case repo.Dir:
@@ -56,7 +58,7 @@ func newEntryResult(volume string, e *repo.Entry) entryResult {
 	return res
 }
 
-// rawPath returns a path in base64 if JSON cannot hold it.
+// rawPath returns a path, or what a symlink says, in base64 if JSON cannot hold it.
 func rawPath(p string) string {
 	if utf8.ValidString(p) {
 		return ""

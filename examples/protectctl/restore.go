@@ -32,11 +32,19 @@ type restoreResult struct {
 	// hold or that were not asked for.
 	Skipped      []restore.Skip `json:"skipped"`
 	SkippedTotal int64          `json:"skipped_total"`
+	// Failed lists the first thousand entries that --partial left out.
+	Failed      []restore.Failure `json:"failed"`
+	FailedTotal int64             `json:"failed_total"`
+}
+
+// restoreFlags say what to restore.
+type restoreFlags struct {
+	path           string
+	owner, partial bool
 }
 
 func (c *cli) restoreCommand() *cobra.Command {
-	var path string
-	var owner bool
+	f := &restoreFlags{}
 	cmd := &cobra.Command{
 		Use:   "restore POINT TARGET",
 		Short: "Write a recovery point, or a part of it, to a directory",
@@ -47,16 +55,17 @@ TARGET under its name. TARGET is complete when it appears.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withRepository(cmd.Context(), func(ctx context.Context, r *repo.Repository) error {
-				return c.restore(ctx, r, args[0], args[1], path, owner)
+				return c.restore(ctx, r, args[0], args[1], f)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&path, "path", "", "restore this file or directory: VOLUME/path, or a path in the only volume")
-	cmd.Flags().BoolVar(&owner, "owner", false, "restore owners, and the setuid, setgid and sticky bits that go with them")
+	cmd.Flags().StringVar(&f.path, "path", "", "restore this file or directory: VOLUME/path, or a path in the only volume")
+	cmd.Flags().BoolVar(&f.owner, "owner", false, "restore owners, and the setuid, setgid and sticky bits that go with them")
+	cmd.Flags().BoolVar(&f.partial, "partial", false, "of a damaged repository, restore what can be read, and list the rest; the exit status is 3 then")
 	return cmd
 }
 
-func (c *cli) restore(ctx context.Context, r *repo.Repository, arg, target, sub string, owner bool) error {
+func (c *cli) restore(ctx context.Context, r *repo.Repository, arg, target string, f *restoreFlags) error {
 	start := time.Now()
 	p, err := findPoint(ctx, r, arg)
 	if err != nil {
@@ -74,21 +83,21 @@ func (c *cli) restore(ctx context.Context, r *repo.Repository, arg, target, sub 
 	}
 	bar := c.newBar("restore")
 	opts := &restore.Options{
-		Owners: owner, SpecialModes: owner, Logger: c.log,
+		Owners: f.owner, SpecialModes: f.owner, Partial: f.partial, Logger: c.log,
 		Progress: func(p restore.Progress) {
 			bar.set(p.Bytes, p.BytesTotal, fmt.Sprintf("restore: %d of %d files", p.Files, p.FilesTotal))
 		},
 	}
-	rep, err := restorePoint(ctx, r, p, target, sub, opts)
+	rep, failed := restorePoint(ctx, r, p, target, f.path, opts)
 	bar.close()
-	if err != nil {
-		return err
+	if rep == nil {
+		return failed
 	}
 	res := restoreResult{
 		ID: p.ID, Target: target, Files: rep.Files, Dirs: rep.Dirs, Bytes: rep.Bytes, ElapsedMS: millis(time.Since(start)),
-		Skipped: append([]restore.Skip{}, rep.Skipped...), SkippedTotal: rep.SkippedTotal,
+		Skipped: some(rep.Skipped), SkippedTotal: rep.SkippedTotal, Failed: some(rep.Failed), FailedTotal: rep.FailedTotal,
 	}
-	return c.print(res, res.write)
+	return errors.Join(failed, c.print(res, res.write))
 }
 
 // restorePoint restores what sub selects of a point, or all of it.
@@ -142,5 +151,15 @@ func (r *restoreResult) write(w io.Writer) {
 		for _, s := range r.Skipped {
 			fmt.Fprintf(w, "\t%s of %s in %s\n", text(s.What), text(s.Path), text(s.Volume))
 		}
+	}
+	for _, l := range r.Failed {
+		at := text(path.Join(l.Volume, l.Path))
+		if l.Unlisted {
+			at = "what comes after " + at
+		}
+		fmt.Fprintf(w, "LOST\t%s: %s\n", at, text(l.Reason))
+	}
+	if n := r.FailedTotal - int64(len(r.Failed)); n > 0 {
+		fmt.Fprintf(w, "LOST\t%d more\n", n)
 	}
 }
