@@ -4,7 +4,6 @@ package repo_test
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,15 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 )
-
-func writeAt(name string, data []byte, off int64) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(data, off)
-	return errors.Join(err, f.Close())
-}
 
 // TestHoles stores sparse files: holes are neither read nor stored.
 func TestHoles(t *testing.T) {
