@@ -258,8 +258,10 @@ func TestResume(t *testing.T) {
 			}
 			opened()
 			p, _, err := writeReuse(t.Context(), r, "p", dir, repo.ReuseByChangeTime)
+			calls := process.Calls()
+			unread := i < len(calls) && kindOf(calls[i].Key) == "resume/" // it died while it read the journal
 			for name := range opened() {
-				if done[name] && n > 0 {
+				if done[name] && n > 0 && !unread {
 					t.Errorf("killed at call %d, session %d: %q was opened again", i, n, name)
 				}
 			}
