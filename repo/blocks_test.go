@@ -330,12 +330,3 @@ type seeker struct {
 	device
 	io.Seeker
 }
-
-func writeAt(name string, data []byte, off int64) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(data, off)
-	return errors.Join(err, f.Close())
-}

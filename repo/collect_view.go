@@ -23,8 +23,8 @@ type rootView struct {
 	open     []*session // those that may still commit
 }
 
-// look reads a view. The order counts: what is dead, then sessions, then
-// points, and what is dead again. A session that is not listed either begins
+// look reads a view. The order counts: what is dead, then sessions, then points
+// and what became of those sessions, and what is dead again. A session that is not listed either begins
 // later, and then it drops a parent that is dead by then; or it has committed,
 // and then its point is listed. Only if a point died meanwhile, the listing of
 // points may have missed the session's point and the parent's as well.
@@ -42,14 +42,16 @@ func (r *Repository) look(ctx context.Context) (*rootView, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !dead.Covers(roots.closed) {
-			continue
-		}
 		v := &rootView{rootSet: roots, sessions: sessions}
 		if v.open, err = r.unresolved(ctx, sessions, roots); err != nil {
 			return nil, err
 		}
-		return v, nil
+		if roots.closed, err = r.readClosed(ctx); err != nil {
+			return nil, err
+		}
+		if dead.Covers(roots.closed) {
+			return v, nil
+		}
 	}
 	return nil, errors.New("points are forgotten faster than they can be read")
 }

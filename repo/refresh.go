@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -339,29 +338,19 @@ func (r *Repository) usable(ctx context.Context, id ondisk.ID, condemned func(on
 	return index.Location{}, false, err
 }
 
-// againEvery is how often lost chunks make us look for a newer index in vain.
-const againEvery = 5 * time.Second
-
 // again refreshes because a chunk is not where it should be, and reports
 // whether anything is new.
 func (r *Repository) again(ctx context.Context, seen *index.Set) (bool, error) {
 	r.mu.Lock()
-	now, last := r.mu.index, r.mu.again
+	now := r.mu.index
 	r.mu.Unlock()
 	if now != seen {
 		return true, nil
-	}
-	if !last.IsZero() && time.Since(last) < againEvery {
-		return false, nil
 	}
 	if err := r.refresh(ctx); err != nil && !errors.Is(err, ErrCorrupt) {
 		return false, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.mu.index != seen {
-		return true, nil
-	}
-	r.mu.again = time.Now()
-	return false, nil
+	return r.mu.index != seen, nil
 }

@@ -182,6 +182,7 @@ func (p *repairer) session(ctx context.Context, fn func(context.Context, *packer
 	}
 	pk := newPacker(ctx, p.v.r, s.id, func(ondisk.ID) bool { return false })
 	defer pk.close()
+	pk.startFlusher(func(int64) {}) // what was copied before a crash is not copied again
 	return fn(ctx, pk)
 }
 

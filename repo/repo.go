@@ -147,7 +147,6 @@ type Repository struct {
 		sync.Mutex
 		records map[attempt]*Point // what commit keys hold; nil is a fence
 		index   *index.Set         // nil until the first refresh
-		again   time.Time          // when a refresh for a lost chunk last found nothing new
 	}
 }
 

@@ -237,7 +237,7 @@ func TestResume(t *testing.T) {
 	helped, most := 0, 0
 	step := 1
 	if !*long {
-		step = 3
+		step = 2
 	}
 	for i, more := 0, true; more; i += step {
 		b := base.Clone(nil)
@@ -285,7 +285,7 @@ func TestResume(t *testing.T) {
 		}
 	}
 	t.Logf("%d sessions found a journal, of up to %d files", helped, most)
-	if helped < 3 || most < 30 {
+	if helped == 0 || most < 30 {
 		t.Error("no session found what another one had left")
 	}
 }
