@@ -192,7 +192,7 @@ func TestCollectDamage(t *testing.T) {
 	for _, key := range base.Keys() {
 		kind, _, _ := strings.Cut(key, "/")
 		for _, gone := range []bool{false, true} {
-			if key == "protect.repository" || kind == "key" || kind == "epoch" {
+			if isHeader(key) || kind == "key" || kind == "epoch" {
 				continue
 			}
 			if gone && kind != "pack" {

@@ -53,7 +53,7 @@ func newPlace(tb testing.TB, replicaOf *place) *place {
 	if replicaOf == nil {
 		_, err = repo.Init(tb.Context(), b, key("secret"), nil)
 	} else {
-		copyObjects(tb, replicaOf.bucket.Bucket(), b, "protect.repository")
+		copyObjects(tb, replicaOf.bucket.Bucket(), b, "protect.")
 		copyObjects(tb, replicaOf.bucket.Bucket(), b, "key/")
 		copyObjects(tb, replicaOf.bucket.Bucket(), b, "epoch/")
 	}

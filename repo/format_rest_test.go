@@ -147,7 +147,7 @@ func (r *formatReader) checkSlot(key string) {
 // rest checks all objects that restoring does not take, and returns the kinds.
 func (r *formatReader) rest() (kinds map[string]int, err error) {
 	kinds = map[string]int{}
-	others := regexp.MustCompile(`^(protect\.repository$|(epoch|index|point|closed|probe)/)`) // read already, or junk
+	others := regexp.MustCompile(`^(protect\.(repository|header-copy)$|(epoch|index|point|closed|probe)/)`) // read already, or junk
 	for _, key := range slices.Sorted(maps.Keys(r.objects)) {
 		known := others.MatchString(key)
 		for _, k := range formatRest {

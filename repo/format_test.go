@@ -79,9 +79,11 @@ func try(fn func()) (err error) {
 func openFormat(objects map[string][]byte, passphrase string, footers bool) (r *formatReader, err error) {
 	r = &formatReader{objects: objects, closed: map[string]bool{}, chunks: map[[32]byte][]formatChunk{}}
 	return r, try(func() {
-		r.header()
-		r.unlock(passphrase)
-		r.authenticate()
+		if err := try(func() { r.open("protect.repository", passphrase) }); err != nil {
+			if objects["protect.header-copy"] == nil || try(func() { r.open("protect.header-copy", passphrase) }) != nil {
+				panic(malformed{err})
+			}
+		}
 		for _, key := range r.keys("closed/") {
 			r.readClosed(key)
 		}
@@ -164,8 +166,15 @@ func (r *formatReader) lines(key, first string) (line, mac []byte) {
 	return bytes.TrimSuffix(l[1], []byte("\n")), check(hex.DecodeString(strings.TrimSuffix(string(l[2]), "\n")))
 }
 
-func (r *formatReader) header() {
-	line, _ := r.lines("protect.repository", "protect repository")
+// open opens the repository by the header or by its copy.
+func (r *formatReader) open(key, passphrase string) {
+	r.header(key)
+	r.unlock(passphrase)
+	r.authenticate(key)
+}
+
+func (r *formatReader) header(key string) {
+	line, _ := r.lines(key, "protect repository")
 	var h struct {
 		Version      int      `json:"version"`
 		ID           string   `json:"id"`
@@ -178,8 +187,8 @@ func (r *formatReader) header() {
 	must(len(r.repo) == 16, "repository id")
 }
 
-func (r *formatReader) authenticate() {
-	line, mac := r.lines("protect.repository", "protect repository")
+func (r *formatReader) authenticate(key string) {
+	line, mac := r.lines(key, "protect repository")
 	want := r.identity("header", line)
 	must(bytes.Equal(mac, want[:]), "header: MAC")
 }

@@ -72,7 +72,7 @@ func FuzzHeader(f *testing.F) {
 		if valid {
 			raw = sum(strings.Split(text, "\n")...)
 		}
-		h, err := parseHeader(raw)
+		h, err := parseHeader(ondisk.HeaderKey, raw)
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrFormat) {
 				t.Fatalf("unexpected class of error: %v", err)
@@ -86,11 +86,11 @@ func FuzzHeader(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := parseHeader(sum(headerMagic, string(line), fmt.Sprintf("%x", h.mac)))
+		again, err := parseHeader(ondisk.HeaderKey, sum(headerMagic, string(line), fmt.Sprintf("%x", h.mac)))
 		if err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
-		again.raw = h.raw
+		again.line = h.line
 		if diff := cmp.Diff(h, again, cmp.AllowUnexported(header{}), equalEmpty); diff != "" {
 			t.Fatalf("(-first +second):\n%s", diff)
 		}

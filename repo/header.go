@@ -4,7 +4,6 @@ package repo
 
 import (
 	"bytes"
-	"context"
 	"crypto/hmac"
 	"encoding/hex"
 	"encoding/json"
@@ -25,6 +24,9 @@ import (
 const (
 	headerMagic = "protect repository"
 	suite       = "BLAKE3-256 AES-256-GCM HKDF-SHA-256 zstd"
+	// headerCopy is the compatible feature of a repository that has a copy of its
+	// header: if that is not there, it got lost.
+	headerCopy = "header-copy"
 )
 
 type header struct {
@@ -38,9 +40,9 @@ type header struct {
 	Compatible         []string  `json:"compatible,omitempty"`
 	Store              storeJSON `json:"store"`
 
-	id  [16]byte
-	raw []byte // the line that mac covers
-	mac []byte
+	id   [16]byte
+	line []byte // what mac covers
+	mac  []byte
 }
 
 // storeJSON is the stored form of store.Capabilities: what Init's test found.
@@ -50,51 +52,56 @@ type storeJSON struct {
 	ListAfterWrite bool `json:"list_after_write"`
 }
 
-func (r *Repository) putHeader(ctx context.Context) error {
-	line, err := json.Marshal(header{Version: ondisk.Version, ID: r.ID(), Suite: suite, Store: storeJSON(r.caps)})
+// newHeader makes the header of a new repository.
+func (r *Repository) newHeader() (*header, []byte, error) {
+	h := &header{Version: ondisk.Version, ID: r.ID(), Suite: suite, Compatible: []string{headerCopy}, Store: storeJSON(r.caps)}
+	line, err := json.Marshal(h)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	mac := r.keys.HeaderMAC(line)
-	return r.store.Put(ctx, ondisk.HeaderKey, sum(headerMagic, string(line), hex.EncodeToString(mac[:])))
+	return h, sum(headerMagic, string(line), hex.EncodeToString(mac[:])), nil
 }
 
-func (r *Repository) getHeader(ctx context.Context) (*header, error) {
-	raw, err := r.read(ctx, ondisk.HeaderKey, ondisk.MaxHeader)
-	if err != nil {
-		return nil, err
-	}
-	return parseHeader(raw)
-}
-
-// parseHeader reads a header whose repository this release can at least read.
-func parseHeader(raw []byte) (*header, error) {
+// parseHeader reads a header, or the copy of one, under key, whose repository
+// this release can at least read.
+func parseHeader(key string, raw []byte) (*header, error) {
 	if bytes.HasPrefix(raw, []byte(headerMagic+", experimental format\n")) {
 		return nil, fmt.Errorf("%w: it has the experimental format 0; restore from it with the release that wrote it, and write to a new one", ErrFormat)
 	}
-	lines, err := unsum(headerMagic, raw, 2)
+	h, err := splitHeader(key, raw)
 	if err != nil {
-		return nil, corrupt(ondisk.HeaderKey, err)
+		return nil, err
 	}
-	h := &header{raw: []byte(lines[0])}
-	if err := json.Unmarshal(h.raw, h); err != nil {
-		return nil, corrupt(ondisk.HeaderKey, err)
+	if err := json.Unmarshal(h.line, h); err != nil {
+		return nil, corrupt(key, err)
 	}
 	if err := h.readable(); err != nil {
 		return nil, err
 	}
 	id, err := hex.DecodeString(h.ID)
 	if err != nil || len(id) != len(h.id) {
-		return nil, corrupt(ondisk.HeaderKey, errors.New("repository id"))
+		return nil, corrupt(key, errors.New("repository id"))
 	}
 	copy(h.id[:], id)
-	if h.mac, err = hex.DecodeString(lines[1]); err != nil {
-		return nil, corrupt(ondisk.HeaderKey, err)
-	}
 	return h, nil
 }
 
-// knows reports whether this release has a feature. There are none yet.
+// splitHeader returns the lines of a header, of whatever format.
+func splitHeader(key string, raw []byte) (*header, error) {
+	lines, err := unsum(headerMagic, raw, 2)
+	if err != nil {
+		return nil, corrupt(key, err)
+	}
+	mac, err := hex.DecodeString(lines[1])
+	if err != nil {
+		return nil, corrupt(key, err)
+	}
+	return &header{line: []byte(lines[0]), mac: mac}, nil
+}
+
+// knows reports whether this release has a feature that one has to know. There
+// are none yet.
 func knows(string) bool { return false }
 
 // readable reports what keeps this release from reading the repository.
@@ -123,12 +130,9 @@ func unknown(features []string) []string {
 	return slices.DeleteFunc(slices.Clone(features), knows)
 }
 
-func (h *header) authenticate(k *seal.Keys) error {
-	mac := k.HeaderMAC(h.raw)
-	if !hmac.Equal(mac[:], h.mac) {
-		return corrupt(ondisk.HeaderKey, seal.ErrAuth)
-	}
-	return nil
+func (h *header) authentic(k *seal.Keys) bool {
+	mac := k.HeaderMAC(h.line)
+	return hmac.Equal(mac[:], h.mac)
 }
 
 // sum joins lines and appends the hash of them all.

@@ -260,7 +260,9 @@ func TestFormats(t *testing.T) {
 		},
 	} {
 		mac := r.keys.HeaderMAC([]byte(c.line))
-		set(ondisk.HeaderKey, sum(headerMagic, c.line, fmt.Sprintf("%x", mac)))
+		for _, key := range headerKeys() {
+			set(key, sum(headerMagic, c.line, fmt.Sprintf("%x", mac)))
+		}
 		again, err := Open(t.Context(), b, Passphrase("secret"), nil)
 		if message(err) != c.open || (c.open != "" && !strings.Contains(c.open, "damaged")) != errors.Is(err, ErrFormat) {
 			t.Errorf("open %s:\n%v\nwant:\n%s", c.line, err, c.open)

@@ -22,6 +22,7 @@ func TestObjectLimits(t *testing.T) {
 	check := newVerifier(r, VerifyOptions{}).checkOf
 	for key, limit := range map[string]int{
 		ondisk.HeaderKey:                               ondisk.MaxHeader - sealedOverhead,
+		ondisk.HeaderCopyKey:                           ondisk.MaxHeader - sealedOverhead,
 		ondisk.SlotPrefix + id[:16]:                    ondisk.MaxHeader - sealedOverhead,
 		epochKey(1):                                    maxEpochObject - sealedOverhead,
 		ondisk.PointPrefix + id + "-00000000":          ondisk.MaxRecord,

@@ -97,12 +97,14 @@ func TestMissingIsDamage(t *testing.T) {
 // empty bucket: a collection would free the rest of it.
 func TestInitOverRemains(t *testing.T) {
 	w := smallWorld(t)
-	w.bucket.Delete("protect.repository")
-	before := w.bucket.Objects()
-	if _, err := repo.Init(t.Context(), w.bucket.Bucket(), key("secret"), nil); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("got %v", err)
-	}
-	if diff := cmp.Diff(before, w.bucket.Objects()); diff != "" {
-		t.Errorf("(-before +after):\n%s", diff)
+	for _, object := range []string{"protect.repository", "protect.header-copy"} {
+		w.bucket.Delete(object)
+		before := w.bucket.Objects()
+		if _, err := repo.Init(t.Context(), w.bucket.Bucket(), key("secret"), nil); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("got %v", err)
+		}
+		if diff := cmp.Diff(before, w.bucket.Objects()); diff != "" {
+			t.Errorf("(-before +after):\n%s", diff)
+		}
 	}
 }

@@ -50,6 +50,8 @@ type RepairReport struct {
 	// those that came from RepairOptions.From.
 	Rescued int64 `json:"chunks_rescued,omitempty"`
 	Fetched int64 `json:"chunks_fetched,omitempty"`
+	// Restored lists the header and its copy, if one was taken from the other.
+	Restored []string `json:"restored,omitempty"`
 	// Useless lists objects that cannot be read and can be done without, and
 	// what their removal takes. Removed lists those that were removed.
 	Useless []Damage `json:"useless,omitempty"`
@@ -63,6 +65,8 @@ type RepairReport struct {
 
 // Repair looks for damage and repairs what can be repaired without the source:
 //
+//   - The header, or its copy, is stored again if it is damaged or missing; so is
+//     the copy that a repository of an earlier release never had.
 //   - Packs that the index does not know, since a part of it was lost, are added
 //     to it, by what they say themselves.
 //   - Packs that are missing or damaged are condemned, so that sessions store
@@ -71,7 +75,8 @@ type RepairReport struct {
 //   - Objects that cannot be read and are of no use are removed, if asked to.
 //
 // It may run at any time, next to sessions, restores and collections, and be
-// killed at any point: it stores first and deletes, if anything, last. Doing it
+// killed at any point: it stores first and deletes, if anything, last, but for a
+// damaged header or copy, of which the other one is there. Doing it
 // again does what is left. Nothing that can be read becomes unreadable: packs
 // stay until a collection finds that nobody needs them. What it cannot judge,
 // since it is sealed with keys or in a format that it does not know, it leaves
@@ -116,6 +121,9 @@ func (p *repairer) run(ctx context.Context) error {
 	p.v = newVerifier(p.r, o)
 	p.v.dry = p.o.DryRun
 	if err := p.v.run(ctx); err != nil {
+		return err
+	}
+	if err := p.restoreHeaders(ctx); err != nil {
 		return err
 	}
 	if len(p.v.withoutIndex()) > 0 || len(p.broken()) > 0 {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -209,14 +210,11 @@ func (p *repairer) forgivePack(ref ondisk.PackRef) {
 	p.v.discard(func(f *finding) bool { return f.object == ref.Key() })
 }
 
-// remaining returns the damage that is left: packs that are condemned by now do
-// not count, unless something that is needed was in them.
+// remaining returns the damage that is left: what was restored does not count,
+// nor do packs that are condemned by now, unless something that is needed was in them.
 func (p *repairer) remaining() []Damage {
 	gone := map[string]bool{}
-	for _, key := range p.rep.Condemned {
-		gone[key] = true
-	}
-	for _, key := range p.rep.Removed {
+	for _, key := range slices.Concat(p.rep.Restored, p.rep.Condemned, p.rep.Removed) {
 		gone[key] = true
 	}
 	var left []Damage

@@ -133,6 +133,10 @@ type Repository struct {
 	caps   store.Capabilities
 	// readOnly says why nothing may be written, if so.
 	readOnly error
+	// header is the text by which the repository was opened, which has a copy if
+	// copied says so.
+	header []byte
+	copied bool
 	// begun is the last epoch that was seen to begin with the secret that we have.
 	begun atomic.Uint32
 	// refreshing holds a token while somebody reads what others have committed.
@@ -158,8 +162,9 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 	if err := key.check(); err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
-	switch _, err := r.store.Get(ctx, ondisk.HeaderKey, ondisk.MaxHeader); {
+	switch raw, err := r.store.Get(ctx, ondisk.HeaderKey, ondisk.MaxHeader); {
 	case err == nil:
+		r.finishInit(ctx, raw)
 		return nil, fmt.Errorf("repo: init: the bucket holds a repository: %w", fs.ErrExist)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("repo: init: %w", err)
@@ -178,8 +183,7 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
 	r.openLocal(opts)
-	// The header makes it a repository, so it comes last.
-	if err := r.putHeader(ctx); err != nil {
+	if err := r.putHeaders(ctx); err != nil {
 		return nil, fmt.Errorf("repo: init: %w", err)
 	}
 	return r, nil
@@ -188,7 +192,7 @@ func Init(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Re
 // refuseRemains fails if somebody has stored something here, though there is no
 // header: it got lost. What Init itself leaves when it dies is no obstacle.
 func (r *Repository) refuseRemains(ctx context.Context) error {
-	for _, prefix := range []string{ondisk.PointPrefix, ondisk.PackPrefix} {
+	for _, prefix := range []string{ondisk.HeaderCopyKey, ondisk.PointPrefix, ondisk.PackPrefix} {
 		for o, err := range r.store.List(ctx, prefix) {
 			if err != nil {
 				return err
@@ -202,24 +206,15 @@ func (r *Repository) refuseRemains(ctx context.Context) error {
 // Open opens the repository in the bucket. It fails with fs.ErrNotExist if
 // there is none, with ErrKey if no key slot opens, and with ErrFormat if the
 // repository needs another version of this package. It may succeed where
-// nothing can be written: then all operations that write fail, and say why.
+// nothing can be written: then all operations that write fail, and say why. If
+// the header is damaged or missing, and its copy is not, it succeeds with a
+// warning in the log; Repair restores the header.
 func Open(ctx context.Context, bucket *blob.Bucket, key Key, opts *Options) (*Repository, error) {
 	r := newRepository(bucket, opts)
 	if err := key.check(); err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
-	h, err := r.getHeader(ctx)
-	if errors.Is(err, fs.ErrNotExist) { // what the store says of it helps nobody
-		err = fmt.Errorf("the bucket holds no repository: it has no object %s: %w", ondisk.HeaderKey, fs.ErrNotExist)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("repo: open: %w", err)
-	}
-	r.id, r.caps, r.readOnly = h.id, store.Capabilities(h.Store), h.writable()
-	if err := r.unlock(ctx, key); err != nil {
-		return nil, fmt.Errorf("repo: open: %w", err)
-	}
-	if err := h.authenticate(r.keys); err != nil {
+	if err := r.openHeaders(ctx, key); err != nil {
 		return nil, fmt.Errorf("repo: open: %w", err)
 	}
 	r.openLocal(opts)
@@ -253,7 +248,7 @@ func newRepository(bucket *blob.Bucket, opts *Options) *Repository {
 
 // fresh returns the same repository without anything remembered of its content.
 func (r *Repository) fresh() *Repository {
-	f := &Repository{id: r.id, keys: r.keys, store: r.store, codec: r.codec, log: r.log, caps: r.caps, readOnly: r.readOnly}
+	f := &Repository{id: r.id, keys: r.keys, store: r.store, codec: r.codec, log: r.log, caps: r.caps, readOnly: r.readOnly, header: r.header, copied: r.copied}
 	f.refreshing = make(chan struct{}, 1)
 	f.local = r.local.fresh()
 	f.loader = newLoader(f, r.loader.limit)

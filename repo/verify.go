@@ -139,7 +139,8 @@ type verifier struct {
 	dry  bool // leave no note of what was read
 
 	// What the listings and the small objects say.
-	objects   []store.Object // all but packs
+	objects   []store.Object   // all but packs
+	headers   map[string]error // what is wrong with the header and its copy
 	packs     map[ondisk.PackRef]*packInfo
 	condemned *ondisk.PackSet
 	roots     *rootSet

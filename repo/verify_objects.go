@@ -54,17 +54,22 @@ func sessionID(key string) (sid [16]byte, ok bool) {
 
 // checkObjects checks all objects but packs.
 func (v *verifier) checkObjects(ctx context.Context) error {
-	header, slots := false, 0
+	slots := 0
 	for _, o := range v.objects {
-		header = header || o.Key == ondisk.HeaderKey
 		if strings.HasPrefix(o.Key, ondisk.SlotPrefix) {
 			slots++
 		}
 		v.expect(1, o.Size)
 	}
 	// Whoever has the repository open does not need these. Others do.
-	if !header {
-		v.found(corrupt(ondisk.HeaderKey, errors.New("the header is missing")))
+	var err error
+	if _, v.headers, err = v.r.checkHeaders(ctx); err != nil {
+		return err
+	}
+	for key, err := range v.headers {
+		if key == ondisk.HeaderKey || v.r.copied || !isMissing(err) {
+			v.found(err)
+		}
 	}
 	if slots == 0 {
 		v.found(corrupt(ondisk.SlotPrefix, errors.New("there is no key slot")))
@@ -105,6 +110,8 @@ func (v *verifier) checkObject(ctx context.Context, key string) error {
 func (v *verifier) isRead(key string) bool {
 	prefix, name := path.Split(key)
 	switch prefix {
+	case "": // the header or its copy
+		return v.headers[key] == nil
 	case ondisk.PointPrefix:
 		a, err := ondisk.ParseAttempt(name)
 		return err == nil && (v.roots.points[a] != nil || v.roots.fences[a])
@@ -162,8 +169,8 @@ func (v *verifier) checkOf(key string) func(context.Context, string) error {
 		return errorOf(func(ctx context.Context, key string) ([]byte, error) { return v.r.getObject(ctx, key, limit) })
 	}
 	switch prefix, _ := path.Split(key); {
-	case key == ondisk.HeaderKey:
-		return v.checkHeader
+	case key == ondisk.HeaderKey || key == ondisk.HeaderCopyKey:
+		return errorOf(v.r.authenticHeader)
 	case prefix == ondisk.SlotPrefix:
 		return errorOf(v.r.getSlot)
 	case prefix == ondisk.EpochPrefix:
@@ -195,14 +202,6 @@ func (v *verifier) checkOf(key string) func(context.Context, string) error {
 	default:
 		return nil
 	}
-}
-
-func (v *verifier) checkHeader(ctx context.Context, _ string) error {
-	h, err := v.r.getHeader(ctx)
-	if err != nil {
-		return err
-	}
-	return h.authenticate(v.r.keys)
 }
 
 func (v *verifier) checkPoint(ctx context.Context, key string) error {

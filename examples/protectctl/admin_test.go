@@ -277,7 +277,7 @@ func TestRepair(t *testing.T) {
 	var got object
 	w.json(&got, "repair", "--from", "dir://"+replica)
 	if diff := cmp.Diff([]string{
-		"chunks_fetched", "chunks_rescued", "condemned", "damage", "dry_run", "indexed", "points", "removed", "useless",
+		"chunks_fetched", "chunks_rescued", "condemned", "damage", "dry_run", "indexed", "points", "removed", "restored", "useless",
 	}, keys(got)); diff != "" {
 		t.Errorf("repair (-want +got):\n%s", diff)
 	}

@@ -61,6 +61,38 @@ func TestDamage(t *testing.T) {
 	w.ok(nil, "verify", "--data")
 }
 
+// TestLostHeader works by the copy of the header, says so, and repairs it.
+func TestLostHeader(t *testing.T) {
+	t.Parallel()
+	w := newRepository(t)
+	w.write("data/a", "hello")
+	w.ok(nil, "backup", "--id", "one", w.path("data"))
+	w.fails(exitFailure, "repair", "--remove", "protect.header-copy")
+	for _, object := range []string{"protect.repository", "protect.header-copy"} {
+		name := filepath.Join(w.path("repository"), object)
+		for _, harm := range []func() error{
+			func() error { return os.Remove(name) },
+			func() error { return os.Truncate(name, 10) },
+		} {
+			if err := harm(); err != nil {
+				t.Fatal(err)
+			}
+			o := w.run(nil, "show", "one")
+			if o.code != 0 || strings.Contains(o.stderr, "damaged or missing") != (object == "protect.repository") {
+				t.Errorf("show: exit status %d, %s", o.code, o.stderr)
+			}
+			w.ok(nil, "backup", w.path("data"))
+			if stderr := w.fails(exitDamage, "verify"); !strings.Contains(stderr, "damaged") {
+				t.Errorf("verify: %s", stderr)
+			}
+			if o := w.run(nil, "repair"); o.code != 0 || !strings.Contains(o.stdout, "stored again: "+object+"\n") {
+				t.Errorf("repair: exit status %d\n%s%s", o.code, o.stdout, o.stderr)
+			}
+			w.ok(nil, "verify", "--data")
+		}
+	}
+}
+
 // TestDamagedData says what is affected, and the restore refuses it.
 func TestDamagedData(t *testing.T) {
 	t.Parallel()

@@ -15,6 +15,7 @@ import (
 // repairResult is what repair prints.
 type repairResult struct {
 	DryRun    bool          `json:"dry_run"`
+	Restored  []string      `json:"restored"`  // the header or its copy
 	Indexed   []string      `json:"indexed"`   // packs that the index knows again
 	Condemned []string      `json:"condemned"` // packs that nobody relies on any more
 	Rescued   int64         `json:"chunks_rescued"`
@@ -69,7 +70,7 @@ func (c *cli) repair(ctx context.Context, r *repo.Repository, opts *repo.RepairO
 		return err
 	}
 	res := repairResult{
-		DryRun: opts.DryRun, Indexed: some(rep.Indexed), Condemned: some(rep.Condemned), Rescued: rep.Rescued, Fetched: rep.Fetched,
+		DryRun: opts.DryRun, Restored: some(rep.Restored), Indexed: some(rep.Indexed), Condemned: some(rep.Condemned), Rescued: rep.Rescued, Fetched: rep.Fetched,
 		Useless: some(rep.Useless), Removed: some(rep.Removed), Points: some(rep.Points), Damage: some(rep.Damage),
 	}
 	if err := c.print(res, res.write); err != nil {
@@ -88,6 +89,7 @@ func (r *repairResult) write(w io.Writer) {
 			fmt.Fprintf(w, "%s: %s\n", what, text(n))
 		}
 	}
+	list("stored again", r.Restored)
 	list("in the index again", r.Indexed)
 	list("not relied on any more", r.Condemned)
 	list("removed", r.Removed)

@@ -246,7 +246,7 @@ func TestExchange(t *testing.T) {
 			t.Errorf("without %s: points are lost, and nothing is reported", a)
 		}
 		for _, o := range keys {
-			if a == o || !sparse(rng, 12) {
+			if a == o || bytes.Equal(objects[a], objects[o]) || !sparse(rng, 12) {
 				continue
 			}
 			for _, both := range []bool{false, true} {

@@ -130,10 +130,12 @@ func (v *victims) aftermath(t *testing.T, dir, what string) {
 	ctx := t.Context()
 	b := openDir(t, dir)
 	defer b.Close()
-	r, err := repo.Open(ctx, b, key(), nil)
-	if errors.Is(err, fs.ErrNotExist) && len(v.l.owed(v.l.now+1)) == 0 {
-		r, err = repo.Init(ctx, b, key(), nil) // it died in Init
+	if len(v.l.owed(v.l.now+1)) == 0 { // perhaps it died in Init
+		if _, err := repo.Init(ctx, b, key(), nil); err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Fatalf("%s: init again: %v", what, err)
+		}
 	}
+	r, err := repo.Open(ctx, b, key(), nil)
 	if err != nil {
 		t.Fatalf("%s: open: %v", what, err)
 	}

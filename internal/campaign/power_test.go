@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -79,8 +80,10 @@ func (w *powerCuts) restart(files map[string]string) {
 	}
 	ctx := w.t.Context()
 	now, _ := w.l.clock()
-	if !slices.Contains(world.Keys(), "protect.repository") && len(w.l.owed(now)) == 0 {
-		return // the power went before there was a repository
+	if len(w.l.owed(now)) == 0 { // perhaps the power went before there was a whole repository
+		if _, err := repo.Init(ctx, world.Bucket(), key(), nil); err != nil && !errors.Is(err, fs.ErrExist) {
+			w.l.breach("P7: after power cut %d: init again: %v", w.cuts, err)
+		}
 	}
 	r := w.l.judge(ctx, w.p, world, fmt.Sprintf("after power cut %d", w.cuts))
 	if _, whole := w.l.clock(); r == nil || !whole || w.rng.IntN(20) > 0 {

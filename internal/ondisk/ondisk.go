@@ -131,9 +131,11 @@ type PackRef struct {
 func (p PackRef) Key() string { return fmt.Sprintf("%s%x-%08x", PackPrefix, p.Session, p.Seq) }
 
 // The key space. Keys are flat: none is a path prefix of another, and their
-// alphabet is [a-z0-9./-], which every store lists alike.
+// alphabet is [a-z0-9./-], which every store lists alike. Nor does one begin with
+// another, so that whoever lists an object finds that one first.
 const (
 	HeaderKey     = "protect.repository"
+	HeaderCopyKey = "protect.header-copy"
 	SlotPrefix    = "key/"     // <16 hex>
 	EpochPrefix   = "epoch/"   // <epoch 8 hex>
 	SessionPrefix = "session/" // <session 32 hex>

@@ -305,7 +305,7 @@ func TestKeySpace(t *testing.T) {
 		t.Errorf("got %s, want %s", key, want)
 	}
 	prefixes := []string{ondisk.SlotPrefix, ondisk.SessionPrefix, ondisk.PackPrefix, ondisk.IndexPrefix, ondisk.PointPrefix}
-	for _, p := range prefixes {
+	for _, p := range append(prefixes, ondisk.HeaderCopyKey+"/") {
 		if strings.HasPrefix(ondisk.HeaderKey+"/", p) || strings.HasPrefix(p, ondisk.HeaderKey+"/") {
 			t.Errorf("%s and %s are in each other's way", p, ondisk.HeaderKey)
 		}
