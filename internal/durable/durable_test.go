@@ -22,8 +22,6 @@ import (
 	"github.com/stillpoint-go/protect/internal/durable/durabletest"
 )
 
-var errUnsupported = errors.ErrUnsupported
-
 func put(d *durable.Dir, name, data string, once bool) error {
 	f, err := d.NewFile()
 	if err != nil {
