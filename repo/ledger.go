@@ -189,7 +189,11 @@ func (l *packLedger) encodePart(runs []ledgerRun) []byte {
 }
 
 // decodeLedger decodes one object of the ledger.
-func decodeLedger(b []byte) (*packLedger, error) {
+func decodeLedger(b []byte) (*packLedger, error) { return decodeLedgerOf(b, maxLedger) }
+
+// decodeLedgerOf does so with an object of at most so many packs: a few bytes may
+// stand for all of them.
+func decodeLedgerOf(b []byte, limit uint64) (*packLedger, error) {
 	d := ondisk.NewDecoder(b)
 	if d.Byte() != ledgerVersion {
 		d.Fail("version of a ledger")
@@ -203,7 +207,7 @@ func decodeLedger(b []byte) (*packLedger, error) {
 			d.Fail("sessions out of order")
 		}
 		last = session
-		l.decodeRuns(d, session)
+		l.decodeRuns(d, session, limit)
 		if d.Err() != nil {
 			break
 		}
@@ -214,7 +218,7 @@ func decodeLedger(b []byte) (*packLedger, error) {
 	return l, nil
 }
 
-func (l *packLedger) decodeRuns(d *ondisk.Decoder, session [16]byte) {
+func (l *packLedger) decodeRuns(d *ondisk.Decoder, session [16]byte, limit uint64) {
 	n := d.Uvarint(ondisk.MaxSet)
 	if n == 0 {
 		d.Fail("session without packs")
@@ -231,7 +235,7 @@ func (l *packLedger) decodeRuns(d *ondisk.Decoder, session [16]byte) {
 			d.Fail("number of a pack")
 		case state > packDamaged:
 			d.Fail("unknown state")
-		case last-first >= maxLedger-uint64(len(l.packs)):
+		case last-first >= limit-uint64(len(l.packs)):
 			d.Fail("too many packs")
 		}
 		if d.Err() != nil {
