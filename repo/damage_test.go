@@ -172,7 +172,7 @@ func TestFlips(t *testing.T) {
 	for _, key := range keys {
 		total += len(objects[key])
 		for i, old := range objects[key] {
-			if testing.Short() && i%4 != 0 {
+			if testing.Short() && i%16 != 0 {
 				continue
 			}
 			use := names
@@ -208,11 +208,14 @@ func TestFlips(t *testing.T) {
 func TestTruncations(t *testing.T) {
 	w := smallWorld(t)
 	keys, objects := w.objects()
-	cases := 0
+	cases, margin, step := 0, 60, 5
+	if testing.Short() {
+		margin, step = 4, 50
+	}
 	for _, key := range keys {
 		old := objects[key]
 		for n := range old {
-			if !*long && n > 60 && n < len(old)-60 && n%5 != 0 {
+			if !*long && n > margin && n < len(old)-margin && n%step != 0 {
 				continue
 			}
 			w.bucket.Set(key, old[:n])

@@ -137,6 +137,9 @@ func TestDamagedCache(t *testing.T) {
 			tables++
 			step = 7
 		}
+		if testing.Short() {
+			step *= 10
+		}
 		damage := map[string][]byte{"empty": {}, "half": good[:len(good)/2], "longer": append(bytes.Clone(good), 0), "other": other}
 		for n := 0; n < len(good); n += step * (1 + len(good)/200) {
 			b := bytes.Clone(good)
