@@ -155,11 +155,6 @@ func named(rep *repo.VerifyReport, object string) bool {
 	return slices.ContainsFunc(rep.Damage, func(d repo.Damage) bool { return d.Object == object })
 }
 
-// isHeader reports whether the object is the header or the copy of it.
-func isHeader(object string) bool {
-	return object == "protect.repository" || object == "protect.header-copy"
-}
-
 func kindOf(key string) string { return strings.SplitAfter(key, "/")[0] }
 
 // TestFlips changes every byte of every object.

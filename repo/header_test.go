@@ -261,3 +261,8 @@ func TestRepairAddsTheCopy(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// isHeader reports whether the object is the header or the copy of it.
+func isHeader(object string) bool {
+	return object == "protect.repository" || object == "protect.header-copy"
+}
