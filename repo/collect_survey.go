@@ -43,6 +43,11 @@ type survey struct {
 	idle     bool                      // it is there
 }
 
+// has reports whether an object was listed.
+func (s *survey) has(prefix, key string) bool {
+	return slices.ContainsFunc(s.lists[prefix], func(o store.Object) bool { return o.Key == key })
+}
+
 // survey lists what there is. It reads nothing.
 func (r *Repository) survey(ctx context.Context, repack float64) (*survey, error) {
 	s := &survey{packs: map[ondisk.PackRef]store.Object{}, lists: map[string][]store.Object{}, activity: map[[16]byte]time.Time{}}

@@ -91,7 +91,7 @@ func (c *collector) isRipe(ctx context.Context, key string, open []*session) (bo
 // waitsFor reads for whom a mark has to wait; nil if that is not on record, or
 // cannot be read. Then it may be put there again.
 func (c *collector) waitsFor(ctx context.Context, record string) (map[string]bool, error) {
-	if !slices.ContainsFunc(c.world.lists[ondisk.LedgerPrefix], func(o store.Object) bool { return o.Key == record }) {
+	if !c.world.has(ondisk.LedgerPrefix, record) {
 		return nil, nil // not on record, no error
 	}
 	plain, err := c.r.getObject(ctx, record, ondisk.MaxRecord)

@@ -156,11 +156,14 @@ func (c *collector) closeForgotten(ctx context.Context) error {
 			continue // not ours, or done
 		}
 		held := false
-		for _, err := range c.r.store.List(ctx, ondisk.HoldPrefix+a.String()) {
+		for o, err := range c.r.store.List(ctx, ondisk.HoldPrefix+a.String()) {
 			if err != nil {
 				return err
 			}
 			held = true
+			if !c.world.has(ondisk.HoldPrefix, o.Key) {
+				c.later = true // with its end, all may be as it was when this run began
+			}
 		}
 		if held {
 			c.note(a.Key(), "keep", "it is to be forgotten, but held", 0)
