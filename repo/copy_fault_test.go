@@ -23,12 +23,7 @@ func TestCopyResumes(t *testing.T) {
 	for _, raw := range []bool{false, true} {
 		src := newPlace(t, nil)
 		threePoints(t, src)
-		var dst *place
-		if raw {
-			dst = newPlace(t, src)
-		} else {
-			dst = newPlace(t, nil)
-		}
+		dst := newTarget(t, src, raw)
 		refuse := func(op repotest.Op) repotest.Fault {
 			if op.Kind == repotest.PutOnce && strings.HasPrefix(op.Key, "point/") {
 				return repotest.Fault{Action: repotest.FailBefore, Err: fs.ErrPermission, Kill: true}
@@ -61,12 +56,7 @@ func TestCopyDamaged(t *testing.T) {
 	t.Parallel()
 	for _, raw := range []bool{false, true} {
 		src := newPlace(t, nil)
-		var dst *place
-		if raw {
-			dst = newPlace(t, src)
-		} else {
-			dst = newPlace(t, nil)
-		}
+		dst := newTarget(t, src, raw)
 		commit(t, src.Repository, "bad", sample(t), nil, random(1, 3<<20))
 		for k := range src.bucket.Objects() {
 			if strings.HasPrefix(k, "pack/") {
@@ -146,12 +136,7 @@ func TestCopyDamagedParent(t *testing.T) {
 		src := newPlace(t, nil)
 		dir := sample(t)
 		commit(t, src.Repository, "one", dir, random(1, 2<<20), nil)
-		var dst *place
-		if raw {
-			dst = newPlace(t, src)
-		} else {
-			dst = newPlace(t, nil)
-		}
+		dst := newTarget(t, src, raw)
 		copyAll(t, src, dst)
 		for k, data := range dst.bucket.Objects() {
 			if strings.HasPrefix(k, "pack/") {
@@ -177,12 +162,7 @@ func TestCopyWithoutHashes(t *testing.T) {
 	t.Parallel()
 	for _, raw := range []bool{false, true} {
 		src := newPlace(t, nil)
-		var dst *place
-		if raw {
-			dst = newPlace(t, src)
-		} else {
-			dst = newPlace(t, nil)
-		}
+		dst := newTarget(t, src, raw)
 		data := random(1, 3<<20)
 		commit(t, src.Repository, "one", t.TempDir(), nil, data)
 		r := withoutHashes(t, src.bucket)

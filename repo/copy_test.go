@@ -30,8 +30,17 @@ type place struct {
 	fault  atomic.Pointer[func(repotest.Op) repotest.Fault]
 }
 
-// newPlace returns a repository; of and its bucket, if that is not nil: then it
-// has the same keys.
+// newTarget returns where to copy to: with raw, to a repository that has the keys
+// of src, so that packs can be taken as they are.
+func newTarget(tb testing.TB, src *place, raw bool) *place {
+	tb.Helper()
+	if raw {
+		return newPlace(tb, src)
+	}
+	return newPlace(tb, nil)
+}
+
+// newPlace returns a new repository, or one that has the keys of another.
 func newPlace(tb testing.TB, replicaOf *place) *place {
 	tb.Helper()
 	pl := &place{}
@@ -197,12 +206,7 @@ func TestCopy(t *testing.T) {
 			t.Parallel()
 			src := newPlace(t, nil)
 			threePoints(t, src)
-			var dst *place
-			if raw {
-				dst = newPlace(t, src)
-			} else {
-				dst = newPlace(t, nil)
-			}
+			dst := newTarget(t, src, raw)
 			rep := copyAll(t, src, dst)
 			if diff := cmp.Diff([]string{"one", "two", "three"}, rep.Copied); diff != "" || len(rep.Present) > 0 || rep.New == 0 {
 				t.Errorf("copied (-want +got):\n%s%+v", diff, rep)
@@ -236,12 +240,7 @@ func TestCopyIncremental(t *testing.T) {
 		put(t, dir, "big", random(100, 8<<20))
 		image := random(101, 16<<20)
 		commit(t, src.Repository, "one", dir, image, nil)
-		var dst *place
-		if raw {
-			dst = newPlace(t, src)
-		} else {
-			dst = newPlace(t, nil)
-		}
+		dst := newTarget(t, src, raw)
 		copyAll(t, src, dst)
 		full := src.read.Load()
 		put(t, dir, "small/c", random(300, 20_000))
@@ -296,12 +295,7 @@ func TestCopyConflict(t *testing.T) {
 	t.Parallel()
 	for _, raw := range []bool{false, true} {
 		src := newPlace(t, nil)
-		var dst *place
-		if raw {
-			dst = newPlace(t, src)
-		} else {
-			dst = newPlace(t, nil)
-		}
+		dst := newTarget(t, src, raw)
 		dir := sample(t)
 		commit(t, src.Repository, "one", dir, nil, nil)
 		commit(t, src.Repository, "two", dir, nil, nil)

@@ -83,7 +83,7 @@ func (c *cli) command() *cobra.Command {
 	f.StringVar(&c.head, "head", "", "what the command head printed earlier, or @ and a file that holds it: fail if the repository has been put back since")
 	f.BoolVar(&c.json, "json", false, "print the result as JSON")
 	f.BoolVarP(&c.noProgress, "quiet", "q", false, "show no progress")
-	f.BoolVar(&c.noProgress, "no-progress", false, "the same")
+	f.BoolVar(&c.noProgress, "no-progress", false, "same as --quiet")
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "log what happens to stderr")
 	root.AddCommand(
 		c.initCommand(), c.backupCommand(), c.listCommand(), c.showCommand(),
