@@ -17,17 +17,23 @@ func (w *Writer) FlushAfter(n int64) {
 	w.pk.mu.Unlock()
 }
 
-// WaitJournal waits until all files that are complete are in the journal, or
-// the session fails.
+// WaitJournal flushes until the journal of all files that are complete is
+// stored, or the session fails. The session flushes no more until its end.
 func (w *Writer) WaitJournal() {
-	for w.pk.ctx.Err() == nil {
+	w.pk.stopFlusher() // what it has taken is not waiting any more, and not yet stored
+	for {
+		low, err := w.pk.flush()
+		if err != nil {
+			w.pk.cancel(err)
+			return
+		}
+		w.journal.store(w.pk.ctx, low)
 		w.journal.mu.Lock()
 		n := w.journal.mu.waiting
 		w.journal.mu.Unlock()
 		if n == 0 {
 			return
 		}
-		w.pk.wantFlush()
 		runtime.Gosched()
 	}
 }

@@ -141,9 +141,13 @@ func (w *powerCuts) work(rng *rand.Rand, birth bool) {
 		w.t.Fatal(err)
 	}
 	w.c.After = after
+	var seeds [3]uint64 // drawn before the first of them runs, whose looks draw too
+	for i := range seeds {
+		seeds[i] = rng.Uint64()
+	}
 	var wg sync.WaitGroup
-	for i := range 3 { // what several have under way is lost in more ways
-		rng := rand.New(rand.NewPCG(rng.Uint64(), 0))
+	for i, seed := range seeds { // what several have under way is lost in more ways
+		rng := rand.New(rand.NewPCG(seed, 0))
 		wg.Go(func() { w.process(ctx, i, rng, blob.NewBucket(newCrashBucket(fsys))) })
 	}
 	wg.Wait()
