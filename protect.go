@@ -109,7 +109,8 @@ type Application struct {
 	Name    string
 	Volumes []Volume
 	// Members are frozen in this order and thawed in reverse: the application
-	// first, then what it depends on, file systems last.
+	// first, then what it depends on, file systems last. If one of them has
+	// DependsOn, that is the order.
 	Members []Member
 	// Window bounds the time from the first freeze to the last thaw. 0 means
 	// hooks.DefaultWindow; hooks.MaxWindow is the most.
@@ -137,6 +138,10 @@ type Member struct {
 	// Volumes names the volumes that nobody writes to while this member holds.
 	// Empty means all volumes of the application.
 	Volumes []string
+	// DependsOn names the members that this one needs to freeze and to thaw. It
+	// freezes before them and thaws after them; members that do not depend on
+	// each other do so at the same time. See hooks.Member.
+	DependsOn []string
 }
 
 func (a *Application) validate() error {
@@ -174,7 +179,7 @@ func (a *Application) volumeIDs() []snapshot.VolumeID {
 func (p *Protector) group(app *Application) (*hooks.Group, error) {
 	members := make([]hooks.Member, 0, len(app.Members))
 	for _, m := range app.Members {
-		members = append(members, hooks.Member{Name: m.Name, Quiescer: m.Quiescer})
+		members = append(members, hooks.Member{Name: m.Name, Quiescer: m.Quiescer, DependsOn: m.DependsOn})
 	}
 	return hooks.NewGroup(app.Name, members, &hooks.GroupOptions{Window: app.Window, Journal: p.cfg.Journal, Logger: p.log})
 }

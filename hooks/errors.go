@@ -30,6 +30,10 @@ var (
 	// errAbandoned marks a call that did not return although its context ended.
 	errAbandoned = errors.New("hooks: the call ignores the end of its context")
 
+	// errOtherMember ends the quiesce of the others in the rank of a member that
+	// failed.
+	errOtherMember = errors.New("hooks: given up, because another member failed")
+
 	// errGoexit replaces the result that a call that ended its goroutine owes.
 	errGoexit = errors.New("hooks: the call ended its goroutine with runtime.Goexit")
 )

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -19,8 +20,8 @@ type freeze struct {
 	began  time.Time
 	end    time.Time // of the window
 	report *Report
-	held   []*member // in freeze order
-	late   []*member // whose Quiesce was given up on
+	held   [][]*member // in freeze order, by rank
+	late   []*member   // whose Quiesce was given up on
 	// owed counts the members that may still be frozen when nothing more will
 	// be tried.
 	owed int
@@ -33,14 +34,24 @@ type member struct {
 	holds   time.Time // since when
 	report  *MemberReport
 	settled atomic.Bool // a late quiesce has come to nothing
+	// Of a quiesce that failed: it was given up on, and what failed while it
+	// was undone.
+	abandoned bool
+	undo      error
+	// Of a thaw: what it returned, and why it is not acknowledged.
+	evidence Evidence
+	owed     error
 }
 
 func newFreeze(g *Group, epoch Epoch) *freeze {
 	f := &freeze{g: g, epoch: epoch, report: &Report{
 		Epoch: epoch, Window: g.opts.Window, Members: make([]MemberReport, len(g.members)),
 	}}
-	for i, m := range g.members {
-		f.report.Members[i] = MemberReport{Name: m.Name, Traits: m.Quiescer.Traits()}
+	for rank, members := range g.ranks {
+		for _, i := range members {
+			m := g.members[i]
+			f.report.Members[i] = MemberReport{Name: m.Name, Traits: m.Quiescer.Traits(), Rank: rank}
+		}
 	}
 	return f
 }
@@ -65,28 +76,82 @@ func (f *freeze) run(ctx context.Context, cut func(context.Context) error) error
 	return errors.Join(errs...)
 }
 
-// freeze quiesces the members in order. When one fails it returns that error
-// and adds what failed while it was undone to errs.
+// freeze quiesces the members, rank by rank. When one fails it returns that
+// error and adds what failed while things were undone to errs.
 func (f *freeze) freeze(ctx context.Context, errs *[]error) error {
 	ctx, cancel := context.WithDeadlineCause(ctx, f.end.Add(-f.g.margin), ErrWindowExceeded)
 	defer cancel()
-	for i := range f.g.members {
-		m := &member{Member: f.g.members[i], report: &f.report.Members[i]}
-		err := why(ctx)
-		if err == nil {
-			err = f.quiesce(ctx, m, errs)
+	for _, rank := range f.g.ranks {
+		members := make([]*member, len(rank))
+		for i, n := range rank {
+			members[i] = &member{Member: f.g.members[n], report: &f.report.Members[n]}
 		}
+		err := f.freezeRank(ctx, members)
+		f.collect(members, errs)
 		if err != nil {
-			err = inWindow(ctx, err)
-			m.report.Err = brief(err.Error())
-			return fmt.Errorf("hooks: quiesce %q: %w", m.Name, err)
+			return err
 		}
 	}
 	return nil
 }
 
+// freezeRank quiesces members at the same time and waits for all of them. The
+// first one that fails is its error, and ends the wait of the others: without
+// it there will be no cut.
+func (f *freeze) freezeRank(ctx context.Context, members []*member) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var once sync.Once
+	var first error
+	eachOf(members, func(m *member) {
+		err := why(ctx)
+		if err == nil {
+			err = f.quiesce(ctx, m)
+		}
+		if err == nil {
+			return
+		}
+		err = inWindow(ctx, err)
+		m.report.Err = brief(err.Error())
+		once.Do(func() {
+			first = fmt.Errorf("hooks: quiesce %q: %w", m.Name, err)
+			cancel(fmt.Errorf("%w: %q", errOtherMember, m.Name))
+		})
+	})
+	return first
+}
+
+// eachOf calls do for all members at the same time and waits.
+func eachOf(members []*member, do func(*member)) {
+	var wg sync.WaitGroup
+	for _, m := range members {
+		wg.Go(func() { do(m) })
+	}
+	wg.Wait()
+}
+
+// collect notes what has become of the members of a rank.
+func (f *freeze) collect(members []*member, errs *[]error) {
+	var held []*member
+	for _, m := range members {
+		if m.hold != nil {
+			held = append(held, m)
+		}
+		if m.abandoned {
+			f.late = append(f.late, m)
+		}
+		if m.undo != nil {
+			*errs = append(*errs, m.undo)
+			if !m.abandoned {
+				f.owed++
+			}
+		}
+	}
+	f.held = append(f.held, held)
+}
+
 // quiesce freezes one member.
-func (f *freeze) quiesce(ctx context.Context, m *member, errs *[]error) error {
+func (f *freeze) quiesce(ctx context.Context, m *member) error {
 	began := time.Now()
 	detached := context.WithoutCancel(ctx)
 	// What remains of the window, so that all members lose their freeze at
@@ -104,20 +169,12 @@ func (f *freeze) quiesce(ctx context.Context, m *member, errs *[]error) error {
 	switch {
 	case err == nil && hold != nil:
 		m.hold, m.holds = hold, time.Now()
-		f.held = append(f.held, m)
 		return nil
 	case err == nil:
 		err = errors.New("hooks: quiescer returned neither a hold nor an error")
 	}
-	if errors.Is(err, errAbandoned) {
-		f.late = append(f.late, m)
-	}
-	if undo := f.settle(detached, m, hold, err); undo != nil {
-		*errs = append(*errs, undo)
-		if !errors.Is(err, errAbandoned) {
-			f.owed++
-		}
-	}
+	m.abandoned = errors.Is(err, errAbandoned)
+	m.undo = f.settle(detached, m, hold, err)
 	return err
 }
 
@@ -165,46 +222,58 @@ func (f *freeze) prove(ctx context.Context) {
 	patience := f.g.margin / 2
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), f.end.Add(-patience))
 	defer cancel()
-	for _, m := range f.held {
-		_, err := call(ctx, &f.g.strays, patience, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, m.hold.Held(ctx)
-		}, nil)
-		if err != nil {
-			m.report.Lost = brief(err.Error())
-			f.g.logger.Warn("hold is not proven", "member", m.Name, "epoch", f.epoch, "error", err)
-			continue
-		}
-		m.report.Proven = true
+	for _, rank := range f.held {
+		eachOf(rank, func(m *member) {
+			_, err := call(ctx, &f.g.strays, patience, func(ctx context.Context) (struct{}, error) {
+				return struct{}{}, m.hold.Held(ctx)
+			}, nil)
+			if err != nil {
+				m.report.Lost = brief(err.Error())
+				f.g.logger.Warn("hold is not proven", "member", m.Name, "epoch", f.epoch, "error", err)
+				return
+			}
+			m.report.Proven = true
+		})
 	}
 }
 
-// thaw thaws what holds, last frozen first, one after another: the thaw of a
-// database may have to write to the file system below it.
+// thaw thaws what holds, the last rank first and one rank after another: the
+// thaw of a database may have to write to the file system below it.
 func (f *freeze) thaw(ctx context.Context) []error {
 	var errs []error
 	began := time.Now()
-	for _, m := range slices.Backward(f.held) {
-		begin := time.Now()
-		m.report.Hold = begin.Sub(m.holds)
-		evidence, err := f.g.thaw(ctx, m.hold, m.Name, f.epoch)
-		m.report.Thaw = time.Since(begin)
-		switch {
-		case err == nil:
-		case errors.Is(err, ErrHoldLost):
-			m.report.Proven = false
-			m.report.Lost = brief(err.Error())
-			f.g.logger.Warn("hold was lost", "member", m.Name, "epoch", f.epoch, "error", err)
-		default:
-			m.report.Proven = false
-			m.report.Err = brief(err.Error())
-			f.owed++
-			errs = append(errs, fmt.Errorf("hooks: thaw %q: %w", m.Name, err))
+	for _, rank := range slices.Backward(f.held) {
+		eachOf(rank, func(m *member) { f.thawMember(ctx, m) })
+		for _, m := range rank {
+			if m.owed != nil {
+				f.owed++
+				errs = append(errs, m.owed)
+			}
+			f.keep(m.Name, m.evidence)
 		}
-		f.keep(m.Name, evidence)
 	}
 	f.report.Frozen = time.Since(f.began)
 	f.report.Thaw = time.Since(began)
 	return errs
+}
+
+func (f *freeze) thawMember(ctx context.Context, m *member) {
+	began := time.Now()
+	m.report.Hold = began.Sub(m.holds)
+	evidence, err := f.g.thaw(ctx, m.hold, m.Name, f.epoch)
+	m.report.Thaw = time.Since(began)
+	m.evidence = evidence
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrHoldLost):
+		m.report.Proven = false
+		m.report.Lost = brief(err.Error())
+		f.g.logger.Warn("hold was lost", "member", m.Name, "epoch", f.epoch, "error", err)
+	default:
+		m.report.Proven = false
+		m.report.Err = brief(err.Error())
+		m.owed = fmt.Errorf("hooks: thaw %q: %w", m.Name, err)
+	}
 }
 
 // thaw repeats Thaw until it is acknowledged, has failed for good, or

@@ -32,6 +32,12 @@ type Member struct {
 	Name string
 	// Quiescer freezes the target.
 	Quiescer Quiescer
+	// DependsOn names the members that this one needs to freeze and to thaw:
+	// an application its database, a database the file system that it writes
+	// to. It freezes before each of them and thaws after them.
+	//
+	// If no member has dependencies, each depends on the one after it.
+	DependsOn []string
 }
 
 // GroupOptions are the optional settings of a Group.
@@ -75,6 +81,7 @@ func (o *GroupOptions) withDefaults() GroupOptions {
 type Group struct {
 	name    string
 	members []Member
+	ranks   [][]int // indices of members, in freeze order
 	opts    GroupOptions
 	journal Journal
 	logger  hclog.Logger
@@ -88,10 +95,14 @@ type Group struct {
 	owed []owedHold
 }
 
-// NewGroup returns the group of the application called name. The slice order
-// is the order of freezing: the application first, then what it depends on,
-// the file system last. Thawing goes the other way. A group without members
-// is fine: its Do runs the cut and proves nothing.
+// NewGroup returns the group of the application called name. Members freeze
+// before what they depend on: the application first, the file system last.
+// Those that do not depend on each other, directly or through others, form a
+// rank and freeze at the same time; a rank begins when the one before it
+// holds, and the cut when all of them do. Thawing goes strictly the other way,
+// rank by rank. Without any Member.DependsOn the slice order is the order of
+// freezing, one after another. A group without members is fine: its Do runs
+// the cut and proves nothing.
 //
 // The name is the key of the application's intents in the journal: 1 to 253
 // bytes of printable UTF-8. Two processes that use one name and one journal
@@ -121,9 +132,14 @@ func NewGroup(name string, members []Member, opts *GroupOptions) (*Group, error)
 		}
 		seen[m.Name] = true
 	}
+	order, err := ranks(members)
+	if err != nil {
+		return nil, err
+	}
 	g := &Group{
 		name:    name,
 		members: append([]Member(nil), members...),
+		ranks:   order,
 		opts:    o,
 		journal: o.Journal,
 		logger:  o.Logger.Named("hooks").With("application", name),
@@ -156,7 +172,7 @@ func checkMember(m Member, journal bool) error {
 }
 
 // Prepare asks every member that is a Preparer to work ahead of the window,
-// in freeze order, and joins their errors, which name the member. It blocks no
+// in the order of the group, and joins their errors, which name the member. It blocks no
 // writes, touches no journal, and may run at any time.
 func (g *Group) Prepare(ctx context.Context) error {
 	var errs []error
@@ -180,8 +196,8 @@ func (g *Group) Prepare(ctx context.Context) error {
 // and recovers what an earlier freeze of this application left. The id is for
 // people who read the journal: 1 to 256 bytes of printable UTF-8.
 //
-// The context of cut ends a margin before the window does. The members thaw in
-// reverse order on every path: success, error, end of ctx, end of the window,
+// The context of cut ends a margin before the window does. The members thaw,
+// rank by rank in reverse order, on every path: success, error, end of ctx, end of the window,
 // a panic in cut or in a quiescer, which is contained and returned as a
 // *PanicError, and runtime.Goexit in cut. The thaw does not depend on ctx.
 //
@@ -221,9 +237,9 @@ func (g *Group) Do(ctx context.Context, id string, cut func(context.Context) err
 	if len(g.members) == 0 {
 		return g.cutOnly(ctx, cut)
 	}
-	names := make([]string, len(g.members))
-	for i, m := range g.members {
-		names[i] = m.Name
+	var names []string
+	for _, m := range g.inOrder() {
+		names = append(names, m.Name)
 	}
 	// Without a durable intent nobody would thaw what we leave if we die.
 	epoch, err := g.journal.Begin(ctx, Intent{
@@ -235,6 +251,17 @@ func (g *Group) Do(ctx context.Context, id string, cut func(context.Context) err
 	f := newFreeze(g, epoch)
 	err = f.run(ctx, cut)
 	return f.report, err
+}
+
+// inOrder returns the members in freeze order.
+func (g *Group) inOrder() []Member {
+	var members []Member
+	for _, rank := range g.ranks {
+		for _, i := range rank {
+			members = append(members, g.members[i])
+		}
+	}
+	return members
 }
 
 // cutOnly runs the cut of a group without members. Nothing is frozen, so that

@@ -113,8 +113,8 @@ func TestDo(t *testing.T) {
 			}
 			want := []hooks.MemberReport{
 				{Name: "a", Traits: session, Hold: 3 * time.Second, Proven: true},
-				{Name: "b", Hold: 3 * time.Second, Proven: true},
-				{Name: "c", Hold: 3 * time.Second, Proven: true},
+				{Name: "b", Rank: 1, Hold: 3 * time.Second, Proven: true},
+				{Name: "c", Rank: 2, Hold: 3 * time.Second, Proven: true},
 			}
 			if diff := cmp.Diff(want, report.Members); diff != "" {
 				t.Errorf("members (-want +got):\n%s", diff)
@@ -278,21 +278,21 @@ func TestNewGroupRefuses(t *testing.T) {
 		opts    *hooks.GroupOptions
 		ok      bool
 	}{
-		{"fine", "app", []hooks.Member{{"a", held}}, nil, true},
-		{"longest window", "app", []hooks.Member{{"a", held}}, &hooks.GroupOptions{Window: hooks.MaxWindow}, true},
-		{"window above the cap", "app", []hooks.Member{{"a", held}}, &hooks.GroupOptions{Window: hooks.MaxWindow + 1}, false},
+		{"fine", "app", []hooks.Member{{Name: "a", Quiescer: held}}, nil, true},
+		{"longest window", "app", []hooks.Member{{Name: "a", Quiescer: held}}, &hooks.GroupOptions{Window: hooks.MaxWindow}, true},
+		{"window above the cap", "app", []hooks.Member{{Name: "a", Quiescer: held}}, &hooks.GroupOptions{Window: hooks.MaxWindow + 1}, false},
 		{"negative window", "app", nil, &hooks.GroupOptions{Window: -1}, false},
 		{"negative thaw timeout", "app", nil, &hooks.GroupOptions{ThawTimeout: -1}, false},
 		{"no name", "", nil, nil, false},
 		{"unprintable name", "a\nb", nil, nil, false},
-		{"persistent without a journal", "app", []hooks.Member{{"a", persistent}}, nil, false},
-		{"persistent with a journal", "app", []hooks.Member{{"a", persistent}}, &hooks.GroupOptions{Journal: journal}, true},
-		{"persistent without recovery", "app", []hooks.Member{{"a", bare{persistent}}}, &hooks.GroupOptions{Journal: journal}, false},
-		{"twice", "app", []hooks.Member{{"a", held}, {"a", held}}, nil, false},
-		{"no quiescer", "app", []hooks.Member{{"a", nil}}, nil, false},
-		{"member without a name", "app", []hooks.Member{{"", held}}, nil, false},
-		{"member with a path", "app", []hooks.Member{{"a/b", held}}, nil, false},
-		{"member with a dot", "app", []hooks.Member{{".a", held}}, nil, false},
+		{"persistent without a journal", "app", []hooks.Member{{Name: "a", Quiescer: persistent}}, nil, false},
+		{"persistent with a journal", "app", []hooks.Member{{Name: "a", Quiescer: persistent}}, &hooks.GroupOptions{Journal: journal}, true},
+		{"persistent without recovery", "app", []hooks.Member{{Name: "a", Quiescer: bare{persistent}}}, &hooks.GroupOptions{Journal: journal}, false},
+		{"twice", "app", []hooks.Member{{Name: "a", Quiescer: held}, {Name: "a", Quiescer: held}}, nil, false},
+		{"no quiescer", "app", []hooks.Member{{Name: "a", Quiescer: nil}}, nil, false},
+		{"member without a name", "app", []hooks.Member{{Name: "", Quiescer: held}}, nil, false},
+		{"member with a path", "app", []hooks.Member{{Name: "a/b", Quiescer: held}}, nil, false},
+		{"member with a dot", "app", []hooks.Member{{Name: ".a", Quiescer: held}}, nil, false},
 		{"too many", "app", make([]hooks.Member, hooks.MaxMembers+1), nil, false},
 	}
 	for _, test := range tests {

@@ -52,7 +52,7 @@ func (g *Group) recoverIntent(ctx context.Context, in Intent) error {
 			errs = append(errs, fmt.Errorf("hooks: member %q is not in the group any more", name))
 		}
 	}
-	for _, m := range slices.Backward(g.members) {
+	for _, m := range slices.Backward(g.inOrder()) {
 		if !slices.Contains(in.Members, m.Name) {
 			continue
 		}

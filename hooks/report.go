@@ -22,8 +22,8 @@ type Report struct {
 	Cut time.Duration
 	// Thaw is the part of Frozen that the thaws took, all together.
 	Thaw time.Duration
-	// Members are the members in freeze order, also those that were not
-	// reached.
+	// Members are the members in the order of the group, also those that were
+	// not reached.
 	Members []MemberReport
 	// Evidence is what the members want stored with the recovery point, by
 	// name of the member. Members without evidence have no entry.
@@ -38,6 +38,9 @@ type Report struct {
 type MemberReport struct {
 	Name   string
 	Traits Traits
+	// Rank is the member's place in the order of freezing, counted from 0.
+	// Members of one rank freeze at the same time.
+	Rank int
 	// Quiesce is how long it took to freeze.
 	Quiesce time.Duration
 	// Hold is the time from the return of Quiesce to the call of Thaw.

@@ -119,7 +119,7 @@ func (f *freezeFlags) openJournal() (hooks.Journal, error) {
 func (c *cli) recoverFreezes(ctx context.Context, app *protect.Application, journal hooks.Journal) error {
 	var members []hooks.Member
 	for _, m := range app.Members {
-		members = append(members, hooks.Member{Name: m.Name, Quiescer: m.Quiescer})
+		members = append(members, hooks.Member{Name: m.Name, Quiescer: m.Quiescer, DependsOn: m.DependsOn})
 	}
 	g, err := hooks.NewGroup(app.Name, members, &hooks.GroupOptions{Window: app.Window, Journal: journal, Logger: c.log})
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 )
 
 // Recorder watches quiescers. When the test ends it fails it unless every hold
-// was thawed exactly once, in the reverse order of freezing. It is safe for
-// concurrent use.
+// was thawed exactly once, in the reverse order of freezing; holds whose
+// Quiesce overlapped have no order. It is safe for concurrent use.
 type Recorder struct {
 	mu    sync.Mutex
 	log   []string
@@ -27,6 +27,7 @@ type Recorder struct {
 // record is the life of one hold.
 type record struct {
 	name  string
+	begun int  // how many holds were there when its Quiesce was called
 	tried bool // a Thaw has returned
 	acks  int  // how often the target said that it is thawed
 }
@@ -129,12 +130,14 @@ func (w *recorded) Traits() hooks.Traits { return w.q.Traits() }
 func (w *recorded) Quiesce(ctx context.Context, req hooks.FreezeRequest) (hold hooks.Hold, err error) {
 	done := false
 	defer func() { w.r.returned(w.name, Quiesce, err, done) }()
+	w.r.mu.Lock()
+	rec := &record{name: w.name, begun: len(w.r.holds)}
+	w.r.mu.Unlock()
 	hold, err = w.q.Quiesce(ctx, req)
 	done = true
 	if hold == nil {
 		return nil, err
 	}
-	rec := &record{name: w.name}
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	w.r.holds = append(w.r.holds, rec)
@@ -202,12 +205,14 @@ func (h *recordedHold) Thaw(ctx context.Context) (evidence hooks.Evidence, err e
 	return evidence, err
 }
 
-// order checks that whatever froze after rec has had its thaw.
+// order checks that whatever froze after rec has had its thaw. Those that froze
+// at the same time may thaw at the same time.
 func (r *Recorder) order(rec *record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, later := range r.holds[slices.Index(r.holds, rec)+1:] {
-		if !later.tried {
+	place := slices.Index(r.holds, rec)
+	for _, later := range r.holds[place+1:] {
+		if later.begun > place && !later.tried {
 			r.wrong = append(r.wrong, fmt.Sprintf("hookstest: %q thaws before %q, which froze after it", rec.name, later.name))
 		}
 	}
