@@ -48,15 +48,13 @@ func TestMain(m *testing.M) {
 }
 
 // generations is an application: it writes the same ever growing number to
-// both of its volumes, and freezes and thaws when a client asks. Clients may
-// come late: what belongs to an earlier freeze is refused, by its epoch.
+// both of its volumes, and freezes and thaws when a client asks, whoever that
+// is: it knows no epochs, and nobody may come late.
 type generations struct {
 	dirs []string
 
 	mu     sync.Mutex
 	frozen time.Time // since when; zero: not frozen
-	epoch  uint64    // of the freeze
-	next   uint64    // lower epochs are over
 	worst  time.Duration
 }
 
@@ -86,38 +84,28 @@ func (g *generations) serve(l net.Listener) {
 		if err != nil {
 			return
 		}
-		answer := "done"
-		if !g.obey(bufio.NewReader(c)) {
-			answer = "stale"
+		if g.obey(bufio.NewReader(c)) {
+			_, _ = fmt.Fprintln(c, "done")
 		}
-		_, _ = fmt.Fprintln(c, answer)
 		_ = c.Close()
 	}
 }
 
-// obey does what a client asks and reports whether it was not too late for it.
+// obey does what a client asks.
 func (g *generations) obey(r io.Reader) bool {
 	var verb string
-	var epoch uint64
-	if _, err := fmt.Fscan(r, &verb, &epoch); err != nil {
+	if _, err := fmt.Fscan(r, &verb); err != nil {
 		return false
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if epoch < g.next {
-		return verb == "thaw"
-	}
-	if verb == "freeze" && !g.frozen.IsZero() {
-		return epoch == g.epoch
-	}
-	if verb == "freeze" {
-		g.frozen, g.epoch, g.next = time.Now(), epoch, epoch
-		return true
-	}
-	if !g.frozen.IsZero() {
+	switch {
+	case verb == "freeze" && g.frozen.IsZero():
+		g.frozen = time.Now()
+	case verb == "thaw" && !g.frozen.IsZero():
 		g.worst = max(g.worst, time.Since(g.frozen))
+		g.frozen = time.Time{}
 	}
-	g.frozen, g.next = time.Time{}, epoch+1
 	return true
 }
 
@@ -143,7 +131,7 @@ func ask(verb, socket string) int {
 	if err != nil {
 		return 1
 	}
-	_, _ = fmt.Fprintln(c, verb, os.Getenv("PROTECT_EPOCH"))
+	_, _ = fmt.Fprintln(c, verb)
 	if answer, err := bufio.NewReader(c).ReadString('\n'); err != nil || answer != "done\n" {
 		return 1
 	}
@@ -184,7 +172,7 @@ func open(ctx context.Context, base string) (*protect.Protector, *repo.Repositor
 		return nil, nil, app, err
 	}
 	socket := filepath.Join(base, "app.sock")
-	pair, err := command.NewPair([]string{exe, "ask", "freeze", socket}, []string{exe, "ask", "thaw", socket}, &command.Options{Helper: []string{exe}, Env: quick})
+	pair, err := command.NewPair([]string{exe, "ask", "freeze", socket}, []string{exe, "ask", "thaw", socket}, &command.Options{Helper: []string{exe}, Env: quick, Lock: base})
 	if err != nil {
 		return nil, nil, app, err
 	}
@@ -273,9 +261,9 @@ func TestKill(t *testing.T) {
 		if err := p.Recover(t.Context(), app); err != nil {
 			t.Fatalf("%s: recover: %v", id, err)
 		}
-		// On a machine that is slow, the freeze that the dead process asked for may
-		// come even now. Its watchdog knows that nobody waits for it.
-		g.awaitThaw(t, id)
+		if g.isFrozen() {
+			t.Fatalf("%s: frozen after Recover", id)
+		}
 		if _, err := p.Run(t.Context(), app, id); err != nil {
 			t.Fatalf("%s: rerun: %v", id, err)
 		}

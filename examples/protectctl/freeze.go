@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -84,6 +85,9 @@ func (f *freezeFlags) members(opts command.Options) ([]protect.Member, error) {
 			return nil, err
 		}
 		opts.Helper = []string{self}
+		if opts.Lock, err = f.lock(); err != nil {
+			return nil, err
+		}
 		q, err := command.NewPair(freeze, thaw, &opts)
 		if err != nil {
 			return nil, err
@@ -100,18 +104,35 @@ func (f *freezeFlags) openJournal() (hooks.Journal, error) {
 	if f.freeze == "" {
 		return nil, nil // no journal is a fine journal
 	}
-	dir := f.journal
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return nil, fmt.Errorf("there is no place for the journal, use --journal: %w", err)
-		}
-		dir = filepath.Join(cache, "protectctl", "journal")
-		if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-			return nil, err
-		}
+	dir, err := f.journalDir()
+	if err != nil {
+		return nil, err
 	}
 	return hooks.OpenDirJournal(dir)
+}
+
+// journalDir returns the directory of the journal, which need not exist yet.
+func (f *freezeFlags) journalDir() (string, error) {
+	if f.journal != "" {
+		return filepath.Abs(f.journal)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("there is no place for the journal, use --journal: %w", err)
+	}
+	dir := filepath.Join(cache, "protectctl", "journal")
+	return dir, os.MkdirAll(filepath.Dir(dir), 0o700)
+}
+
+// lock returns the file that stands for what the programs freeze. Who freezes
+// the same with other programs does not share it.
+func (f *freezeFlags) lock() (string, error) {
+	dir, err := f.journalDir()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(f.freeze + "\x00" + f.thaw))
+	return filepath.Join(dir, fmt.Sprintf("lock-%x", sum[:8])), nil
 }
 
 // recoverFreezes thaws what a killed backup of the application left frozen. It

@@ -32,6 +32,11 @@
 // programs write to their standard output is evidence, under the names
 // "freeze" and "thaw".
 //
+// A target that knows no epochs is safe from programs that come late: who runs
+// them, and each of them, holds a lock (Options.Lock) that the next freeze waits
+// for. A program that leaves others behind, or acts on another machine, has to
+// see to those itself, by PROTECT_EPOCH.
+//
 // Nobody asks the target whether a pair held: the proof says that its thaw
 // program had not run. A thaw by somebody else goes unnoticed.
 //
@@ -91,6 +96,15 @@ type Options struct {
 	// runs watchdog.Main when its next argument is watchdog.Arg, as an
 	// absolute path.
 	Helper []string
+	// Lock is required by NewPair: the absolute path of a file or directory
+	// that stands for the target, such as its data directory. It is locked
+	// (flock, which writes nothing) by whoever may yet run one of the programs,
+	// and by the programs themselves, and a freeze waits for it: nothing that a
+	// dead process left behind meets a newer freeze. So all who freeze the same
+	// target have to name the same file, and those of other targets another
+	// one. It must be local. A file that is missing is created, empty. On
+	// systems without flock, like Windows, it protects from nothing.
+	Lock string
 	// ThawTimeout bounds one run of the thaw program of a pair. Zero means
 	// 10 s. Runs that fail are repeated for a minute.
 	ThawTimeout time.Duration

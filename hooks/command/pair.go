@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -19,6 +20,9 @@ import (
 // time that the thaw program has.
 const goodbye = 2 * time.Second
 
+// patience is how long Prepare waits for another freeze of the target to end.
+const patience = 10 * time.Second
+
 // Pair freezes with one program and thaws with another. It is safe for
 // concurrent use.
 type Pair struct {
@@ -30,13 +34,13 @@ type Pair struct {
 }
 
 var (
-	_ hooks.Quiescer  = (*Pair)(nil)
+	_ hooks.Preparer  = (*Pair)(nil)
 	_ hooks.Recoverer = (*Pair)(nil)
 )
 
 // NewPair returns a quiescer that runs freeze to freeze and thaw to thaw; both
 // are a program and its arguments. They are looked up now, in the PATH of this
-// process if they have no slash, and must exist. Options.Helper is required.
+// process if they have no slash, and must exist. Options.Helper and Options.Lock are required.
 func NewPair(freeze, thaw []string, opts *Options) (*Pair, error) {
 	o, err := opts.check()
 	if err != nil {
@@ -47,6 +51,9 @@ func NewPair(freeze, thaw []string, opts *Options) (*Pair, error) {
 	}
 	if !filepath.IsAbs(o.Helper[0]) {
 		return nil, fmt.Errorf("command: helper %q is not an absolute path", o.Helper[0])
+	}
+	if !filepath.IsAbs(o.Lock) {
+		return nil, fmt.Errorf("command: Options.Lock is required for a pair, as an absolute path, and is %q", o.Lock)
 	}
 	o.Helper = slices.Clone(o.Helper)
 	if freeze, err = resolve("freeze", freeze); err != nil {
@@ -63,23 +70,54 @@ func (q *Pair) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Persistent, Scope: q.opts.scope()}
 }
 
-// Quiesce implements hooks.Quiescer. When it fails it waits, as long as one
-// run of the thaw program may take, for the watchdog to thaw.
+// Prepare implements hooks.Preparer: it checks that the lock can be had, and
+// waits up to ten seconds for another freeze of the target. If that does not
+// end, the error wraps hooks.ErrForeignFreeze.
+func (q *Pair) Prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	lock, err := watchdog.OpenLock(q.opts.Lock)
+	if err != nil {
+		return fmt.Errorf("command: %w", err)
+	}
+	defer lock.Close()
+	if err := watchdog.Lock(ctx, lock); err != nil {
+		return q.busy(err)
+	}
+	return nil
+}
+
+// busy explains an error that may be one of the lock.
+func (q *Pair) busy(err error) error {
+	if errors.Is(err, watchdog.ErrLocked) {
+		return fmt.Errorf("command: lock %q: %w: %w", q.opts.Lock, hooks.ErrForeignFreeze, err)
+	}
+	return fmt.Errorf("command: %w", err)
+}
+
+// Quiesce implements hooks.Quiescer. It waits for another freeze of the target
+// until ctx ends; then the error wraps hooks.ErrForeignFreeze. When it fails it
+// waits, as long as one run of the thaw program may take, for the watchdog to
+// thaw.
 func (q *Pair) Quiesce(ctx context.Context, req hooks.FreezeRequest) (hooks.Hold, error) {
+	lock, err := watchdog.OpenLock(q.opts.Lock)
+	if err != nil {
+		return nil, fmt.Errorf("command: %w", err)
+	}
 	env := q.opts.environ(req)
 	client, err := watchdog.Arm(ctx, q.opts.Helper, env, watchdog.Spec{
 		Window: req.Window, Freeze: q.freeze, Thaw: q.thaw, Env: env,
 		Timeout: q.opts.ThawTimeout, MaxOutput: hooks.MaxEvidence,
-	})
+	}, lock)
 	if err != nil {
-		return nil, fmt.Errorf("command: %w", err)
+		return nil, errors.Join(q.busy(err), lock.Close())
 	}
 	if err := client.Freeze(ctx); err != nil {
 		client.Close()
 		q.leave(client)
-		return nil, fmt.Errorf("command: freeze with %q: %w", q.freeze[0], err)
+		return nil, errors.Join(fmt.Errorf("command: freeze with %q: %w", q.freeze[0], err), lock.Close())
 	}
-	h := &pairHold{q: q, req: req, client: client}
+	h := &pairHold{q: q, req: req, client: client, lock: lock}
 	q.mu.Lock()
 	q.live = h
 	q.mu.Unlock()
@@ -109,6 +147,11 @@ func (q *Pair) ended(h *pairHold) {
 
 // Recover implements hooks.Recoverer: it runs the thaw program, unless a newer
 // freeze of this quiescer is in force.
+//
+// It waits for a watchdog or a program that has not ended, half of the time
+// that ctx leaves. If that one does not end, because it is stopped or because
+// another process holds a freeze, Recover thaws all the same and returns an
+// error: whoever comes late must have gone before the next freeze.
 func (q *Pair) Recover(ctx context.Context, epoch hooks.Epoch) error {
 	q.mu.Lock()
 	h := q.live
@@ -120,13 +163,32 @@ func (q *Pair) Recover(ctx context.Context, epoch hooks.Epoch) error {
 		// Its watchdog must end too, or it would thaw the next freeze.
 		return h.thaw(ctx, errors.New("it was recovered"))
 	}
-	return q.runThaw(ctx, hooks.FreezeRequest{Epoch: epoch})
+	return q.recover(ctx, hooks.FreezeRequest{Epoch: epoch})
 }
 
-func (q *Pair) runThaw(ctx context.Context, req hooks.FreezeRequest) error {
+// recover thaws once nobody is left who may come late, and if need be before.
+func (q *Pair) recover(ctx context.Context, req hooks.FreezeRequest) error {
+	lock, err := watchdog.OpenLock(q.opts.Lock)
+	if err != nil {
+		return fmt.Errorf("command: %w", err)
+	}
+	defer lock.Close()
+	half, cancel := watchdog.Half(ctx)
+	defer cancel()
+	locked := watchdog.Lock(half, lock)
+	if err := q.runThaw(ctx, req, lock); err != nil {
+		return err
+	}
+	if locked != nil {
+		return fmt.Errorf("command: recover: %w", locked)
+	}
+	return nil
+}
+
+func (q *Pair) runThaw(ctx context.Context, req hooks.FreezeRequest, lock *os.File) error {
 	ctx, cancel := context.WithTimeout(ctx, q.opts.ThawTimeout)
 	defer cancel()
-	if _, err := watchdog.RunProgram(ctx, q.thaw, q.opts.environ(req), hooks.MaxEvidence); err != nil {
+	if _, err := watchdog.RunProgram(ctx, q.thaw, q.opts.environ(req), hooks.MaxEvidence, lock); err != nil {
 		return fmt.Errorf("command: thaw with %q: %w", q.thaw[0], err)
 	}
 	return nil
@@ -139,6 +201,7 @@ type pairHold struct {
 	client *watchdog.Client
 
 	mu   sync.Mutex
+	lock *os.File // for the death of the watchdog; nil after a rescue
 	done bool
 	last error
 }
@@ -202,7 +265,7 @@ func (h *pairHold) thaw(ctx context.Context, lost error) error {
 		return fmt.Errorf("command: thaw with %q: %w", h.q.thaw[0], err)
 	default:
 		h.q.opts.Logger.Warn("watchdog could not thaw, thawing without it", "epoch", h.req.Epoch, "error", err)
-		if thaw := h.q.runThaw(ctx, h.req); thaw != nil {
+		if thaw := h.rescue(ctx); thaw != nil {
 			return fmt.Errorf("%w (watchdog: %w)", thaw, err)
 		}
 		lost = err
@@ -212,6 +275,27 @@ func (h *pairHold) thaw(ctx context.Context, lost error) error {
 		h.last = fmt.Errorf("command: %w: %w", hooks.ErrHoldLost, lost)
 	}
 	h.client.Close()
+	if h.lock != nil {
+		_ = h.lock.Close()
+	}
 	h.q.ended(h)
 	return nil
+}
+
+// rescue thaws in place of a watchdog that cannot. After a failure it can be
+// called again, and others can recover the target meanwhile.
+func (h *pairHold) rescue(ctx context.Context) error {
+	if h.lock == nil {
+		return h.q.recover(ctx, h.req)
+	}
+	// That somebody else has the lock says that the watchdog had thawed: it
+	// gives the lock up only then.
+	ours, err := watchdog.TryLock(h.lock)
+	if ours {
+		err = h.q.runThaw(ctx, h.req, h.lock)
+	}
+	// A program that a dead watchdog left behind keeps the lock.
+	_ = h.lock.Close()
+	h.lock = nil
+	return err
 }

@@ -30,7 +30,7 @@ func newPair(t *testing.T, f flagFile, mode string) *command.Pair {
 	t.Helper()
 	exe := executable(t)
 	q, err := command.NewPair([]string{exe, "freeze", mode, string(f)}, []string{exe, "thaw", mode, string(f)},
-		&command.Options{Helper: []string{exe}, Env: quick, ThawTimeout: 5 * time.Second})
+		&command.Options{Helper: []string{exe}, Env: quick, ThawTimeout: 5 * time.Second, Lock: string(f) + ".lock"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestPairFreezeFails(t *testing.T) {
 // TestPairThawNeverWorks is an error that is not mistaken for a lost hold.
 func TestPairThawNeverWorks(t *testing.T) {
 	f := newFlagFile(t)
-	earlier := children(t, "protect-watchdog")
+	earlier := children(t, os.Getpid(), "protect-watchdog")
 	hold, err := newPair(t, f, "thaw-fails").Quiesce(t.Context(), hooks.FreezeRequest{Epoch: 1, Window: time.Minute})
 	if err != nil {
 		t.Fatal(err)
@@ -101,22 +101,32 @@ func TestPairThawNeverWorks(t *testing.T) {
 	if _, err := hold.Thaw(ctx); err == nil || errors.Is(err, hooks.ErrHoldLost) {
 		t.Errorf("Thaw: error %v, want one that says that the target may be frozen", err)
 	}
-	if err := newPair(t, f, "thaw-fails").Recover(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "exit status 6") {
+	recover := func(mode string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		return newPair(t, f, mode).Recover(ctx, 1)
+	}
+	if err := recover("thaw-fails"); err == nil || !strings.Contains(err.Error(), "exit status 6") {
 		t.Errorf("Recover: error %v", err)
 	}
-	if err := newPair(t, f, "good").Recover(t.Context(), 1); err != nil {
-		t.Errorf("Recover with a program that works: %v", err)
+	// The watchdog still tries. Recover thaws in spite of it, but cannot promise
+	// anything.
+	if err := recover("good"); err == nil {
+		t.Error("Recover with a program that works, and a watchdog that still tries: no error")
 	}
-	// The watchdog still tries; end it.
-	for _, pid := range children(t, "protect-watchdog") {
+	thawedWithin(t, f.frozen, 0)
+	for _, pid := range children(t, os.Getpid(), "protect-watchdog") {
 		if !slices.Contains(earlier, pid) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
+	if err := recover("good"); err != nil {
+		t.Errorf("Recover without the watchdog: %v", err)
+	}
 }
 
 // children returns the child processes with arg in their command line.
-func children(t *testing.T, arg string) []int {
+func children(t *testing.T, parent int, arg string) []int {
 	t.Helper()
 	out, err := exec.Command("ps", "-o", "pid=,ppid=,args=", "-A").Output()
 	if err != nil {
@@ -125,7 +135,7 @@ func children(t *testing.T, arg string) []int {
 	var pids []int
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
-		if len(fields) > 2 && fields[1] == strconv.Itoa(os.Getpid()) && strings.Contains(line, arg) {
+		if len(fields) > 2 && fields[1] == strconv.Itoa(parent) && strings.Contains(line, arg) {
 			pid, err := strconv.Atoi(fields[0])
 			if err != nil {
 				t.Fatal(err)
@@ -139,12 +149,12 @@ func children(t *testing.T, arg string) []int {
 // TestPairHelperIsKilled thaws at once, without the watchdog.
 func TestPairHelperIsKilled(t *testing.T) {
 	f := newFlagFile(t)
-	earlier := children(t, "protect-watchdog") // that are about to end
+	earlier := children(t, os.Getpid(), "protect-watchdog") // that are about to end
 	hold, err := newPair(t, f, "good").Quiesce(t.Context(), hooks.FreezeRequest{Epoch: 1, Window: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
-	pids := slices.DeleteFunc(children(t, "protect-watchdog"), func(pid int) bool { return slices.Contains(earlier, pid) })
+	pids := slices.DeleteFunc(children(t, os.Getpid(), "protect-watchdog"), func(pid int) bool { return slices.Contains(earlier, pid) })
 	if len(pids) != 1 {
 		t.Fatalf("watchdogs %v, want one", pids)
 	}
@@ -202,7 +212,7 @@ func TestPairParentIsKilled(t *testing.T) {
 }
 
 func TestNewPairRefuses(t *testing.T) {
-	helper := &command.Options{Helper: []string{"/bin/true"}}
+	helper := &command.Options{Helper: []string{"/bin/true"}, Lock: filepath.Join(t.TempDir(), "lock")}
 	ok := []string{"true"}
 	tests := map[string]struct {
 		freeze, thaw []string
@@ -210,6 +220,8 @@ func TestNewPairRefuses(t *testing.T) {
 	}{
 		"no helper":       {ok, ok, nil},
 		"relative helper": {ok, ok, &command.Options{Helper: []string{"true"}}},
+		"no lock":         {ok, ok, &command.Options{Helper: []string{"/bin/true"}}},
+		"relative lock":   {ok, ok, &command.Options{Helper: []string{"/bin/true"}, Lock: "lock"}},
 		"no freeze":       {nil, ok, helper},
 		"no thaw":         {ok, nil, helper},
 		"missing thaw":    {ok, []string{filepath.Join(t.TempDir(), "x")}, helper},

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 			os.Exit(pair(os.Args[1], os.Args[2], os.Args[3]))
 		case "hold":
 			os.Exit(holdAndWait(os.Args[2]))
+		case "stay":
+			os.Exit(stay(os.Args[2], os.Args[3], os.Args[4]))
 		case "victim":
 			os.Exit(victim(os.Args[2], os.Args[3]))
 		}
@@ -109,6 +111,11 @@ func pair(op, mode, path string) int {
 		if mode == "thaw-fails" {
 			return 6
 		}
+		if mode == "thaw-stalls" && os.Remove(path+".stall") == nil {
+			for !exists(path + ".wake") { // it comes late
+				<-time.After(time.Millisecond)
+			}
+		}
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 			return 1
 		}
@@ -134,13 +141,40 @@ func pair(op, mode, path string) int {
 	return 0
 }
 
+// stay freezes with a pair, once, and waits to be killed.
+func stay(mode, path, journal string) int {
+	exe, err := os.Executable()
+	if err != nil {
+		return 1
+	}
+	q, err := command.NewPair([]string{exe, "freeze", mode, path}, []string{exe, "thaw", mode, path}, &command.Options{Helper: []string{exe}, Env: quick, Lock: path + ".lock"})
+	if err != nil {
+		return 1
+	}
+	j, err := hooks.OpenDirJournal(journal)
+	if err != nil {
+		return 1
+	}
+	g, err := hooks.NewGroup("app", []hooks.Member{{Name: "db", Quiescer: q}}, &hooks.GroupOptions{Journal: j})
+	if err != nil {
+		return 1
+	}
+	_, err = g.Do(context.Background(), "stay", func(context.Context) error {
+		fmt.Println("frozen")
+		<-time.After(time.Hour)
+		return nil
+	})
+	fmt.Println(err)
+	return 1
+}
+
 // victim freezes with a pair until it is killed.
 func victim(window, path string) int {
 	exe, err := os.Executable()
 	if err != nil {
 		return 1
 	}
-	q, err := command.NewPair([]string{exe, "freeze", "good", path}, []string{exe, "thaw", "good", path}, &command.Options{Helper: []string{exe}, Env: quick})
+	q, err := command.NewPair([]string{exe, "freeze", "good", path}, []string{exe, "thaw", "good", path}, &command.Options{Helper: []string{exe}, Env: quick, Lock: path + ".lock"})
 	if err != nil {
 		return 1
 	}

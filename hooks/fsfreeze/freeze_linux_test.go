@@ -118,13 +118,19 @@ func TestForeignFreeze(t *testing.T) {
 // children returns the watchdogs of this process.
 func children(t *testing.T) []int {
 	t.Helper()
+	return childrenOf(t, "self")
+}
+
+// childrenOf returns the watchdogs of a process.
+func childrenOf(t *testing.T, process string) []int {
+	t.Helper()
 	var pids []int
-	tasks, err := os.ReadDir("/proc/self/task")
+	tasks, err := os.ReadDir("/proc/" + process + "/task")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, task := range tasks {
-		data, err := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+		data, err := os.ReadFile("/proc/" + process + "/task/" + task.Name() + "/children")
 		if err != nil {
 			continue // the thread is gone
 		}

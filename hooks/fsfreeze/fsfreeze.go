@@ -13,6 +13,12 @@
 // the window ends. If the watchdog is killed this process thaws at once. The
 // intent in the group's journal covers the death of both.
 //
+// Whoever may yet freeze or thaw the file system has a lock on its root
+// directory (flock, which writes nothing): the process that freezes, and its
+// watchdog until it has thawed. The kernel releases it when both are gone. A
+// freeze waits for it, so that a watchdog that was stalled never thaws the
+// freeze of somebody who came after it.
+//
 // # What a proof means
 //
 // The kernel has one freeze for each file system and no name for it: a second

@@ -8,10 +8,15 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/stillpoint-go/protect/hooks"
 	"github.com/stillpoint-go/protect/internal/watchdog"
 )
+
+// impatience is how long a thaw waits for the watchdog before it does without:
+// a thaw takes milliseconds, but the machine may be busy.
+const impatience = 100 * time.Millisecond
 
 // hold is a freeze in force.
 type hold struct {
@@ -77,7 +82,7 @@ func (h *hold) rescue(cause error) error {
 	if h.dir == nil {
 		return nil
 	}
-	if err := watchdog.ThawFS(h.dir); err != nil && !errors.Is(err, watchdog.ErrNotFrozen) {
+	if err := thawOwn(h.dir); err != nil {
 		return err
 	}
 	h.settle(fmt.Errorf("%w: %w", watchdog.ErrLost, cause))
@@ -116,7 +121,19 @@ func (h *hold) thaw(ctx context.Context, how error) error {
 	if done, _ := h.done(); done {
 		return nil
 	}
-	err := h.client.Thaw(ctx)
+	quick, cancel := context.WithTimeout(ctx, impatience)
+	defer cancel()
+	err := h.client.Thaw(quick)
+	if err != nil && quick.Err() != nil && ctx.Err() == nil {
+		if h.thawHere() {
+			h.end(how)
+			return nil
+		}
+		// It is at it, or has been: its word counts, if it comes.
+		half, cancel := watchdog.Half(ctx)
+		defer cancel()
+		err = h.client.Thaw(half)
+	}
 	switch {
 	case err == nil:
 		h.end(how)
@@ -130,6 +147,19 @@ func (h *hold) thaw(ctx context.Context, how error) error {
 		}
 	}
 	return nil
+}
+
+// thawHere ends the freeze without the watchdog, which is stalled. That the
+// kernel had a freeze to end says that it was ours: the watchdog has not thawed
+// it, and nobody else can freeze while it lives.
+func (h *hold) thawHere() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.dir == nil {
+		return false
+	}
+	ours, err := watchdog.TryLock(h.dir)
+	return ours && err == nil && watchdog.ThawFS(h.dir) == nil
 }
 
 func (h *hold) done() (bool, error) {

@@ -18,6 +18,10 @@ import (
 	"github.com/stillpoint-go/protect/internal/watchdog"
 )
 
+// patience is how long Prepare waits for another freeze of the file system, by
+// somebody who uses this package, to end.
+const patience = 10 * time.Second
+
 // goodbye is how long a quiesce that failed waits for the watchdog to thaw.
 // In the kernel a freeze under way cannot be interrupted.
 const goodbye = 2 * time.Second
@@ -52,15 +56,19 @@ func (q *Quiescer) Traits() hooks.Traits {
 
 // Prepare implements hooks.Preparer: it checks that the file system may and
 // can be frozen, and writes its dirty data to the device, so that the freeze
-// has little left to do. Missing privileges wrap fs.ErrPermission.
+// has little left to do. Missing privileges wrap fs.ErrPermission. It waits up
+// to ten seconds for another freeze under way, and then fails with an error
+// that wraps hooks.ErrForeignFreeze.
 func (q *Quiescer) Prepare(ctx context.Context) error {
 	dir, _, err := q.open()
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if err := ctx.Err(); err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := watchdog.Lock(ctx, dir); err != nil {
+		return fmt.Errorf("fsfreeze: lock %q: %w", q.path, translate(err))
 	}
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return fmt.Errorf("fsfreeze: syncfs %q: %w", q.path, err)
@@ -124,7 +132,8 @@ func (q *Quiescer) check(dir *os.File) (device uint64, err error) {
 }
 
 // Quiesce implements hooks.Quiescer. A freeze of somebody else is an error
-// that wraps hooks.ErrForeignFreeze. When ctx ends while the kernel freezes,
+// that wraps hooks.ErrForeignFreeze; one that was made through this package is
+// waited for until ctx ends. When ctx ends while the kernel freezes,
 // Quiesce waits up to two seconds for the watchdog to undo that; the watchdog
 // does it also later.
 func (q *Quiescer) Quiesce(ctx context.Context, req hooks.FreezeRequest) (hooks.Hold, error) {
@@ -138,9 +147,9 @@ func (q *Quiescer) Quiesce(ctx context.Context, req hooks.FreezeRequest) (hooks.
 	}
 	client, err := watchdog.Arm(ctx, q.opts.Helper, q.opts.Env, watchdog.Spec{
 		Window: req.Window, Path: q.path, Device: device,
-	})
+	}, dir)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("fsfreeze: %w", err), dir.Close())
+		return nil, errors.Join(fmt.Errorf("fsfreeze: %w", translate(err)), dir.Close())
 	}
 	if err := client.Freeze(ctx); err != nil {
 		client.Close()
@@ -166,17 +175,28 @@ func (q *Quiescer) failed(ctx context.Context, client *watchdog.Client, dir *os.
 	}
 	if errors.Is(err, watchdog.ErrDead) || errors.Is(client.LastWord(context.WithoutCancel(ctx)), watchdog.ErrDead) {
 		// It may have died after the freeze and before its reply.
-		if thaw := watchdog.ThawFS(dir); thaw != nil && !errors.Is(thaw, watchdog.ErrNotFrozen) {
-			err = errors.Join(err, thaw)
-		}
+		err = errors.Join(err, thawOwn(dir))
 	}
 	return fmt.Errorf("fsfreeze: freeze %q: %w", q.path, translate(err))
+}
+
+// thawOwn thaws a file system whose watchdog is dead. That somebody else has
+// the lock says that it had thawed: it gives the lock up only then.
+func thawOwn(dir *os.File) error {
+	if ours, err := watchdog.TryLock(dir); !ours {
+		return err
+	}
+	if err := watchdog.ThawFS(dir); err != nil && !errors.Is(err, watchdog.ErrNotFrozen) {
+		return err
+	}
+	return nil
 }
 
 // translate maps the errors of the watchdog to the public ones.
 func translate(err error) error {
 	for _, pair := range [][2]error{
 		{watchdog.ErrBusy, hooks.ErrForeignFreeze},
+		{watchdog.ErrLocked, hooks.ErrForeignFreeze},
 		{watchdog.ErrLost, hooks.ErrHoldLost},
 		{watchdog.ErrDead, hooks.ErrHoldLost},
 		{watchdog.ErrUnsupported, errors.ErrUnsupported},
@@ -201,6 +221,11 @@ func (q *Quiescer) ended(h *hold) {
 // Recover implements hooks.Recoverer: it thaws the file system, unless a newer
 // freeze of this quiescer is in force. It does not look at Options.Outside, so
 // that it works when Prepare would not.
+//
+// It waits for a watchdog that has not ended, half of the time that ctx leaves.
+// If that one does not end, because it is stopped or because another process
+// holds a freeze, Recover thaws all the same and returns an error: whoever
+// comes late must have gone before the next freeze.
 func (q *Quiescer) Recover(ctx context.Context, epoch hooks.Epoch) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("fsfreeze: %w", err)
@@ -222,8 +247,14 @@ func (q *Quiescer) Recover(ctx context.Context, epoch hooks.Epoch) error {
 		return fmt.Errorf("fsfreeze: %w", err)
 	}
 	defer dir.Close()
+	half, cancel := watchdog.Half(ctx)
+	defer cancel()
+	locked := watchdog.Lock(half, dir)
 	if err := watchdog.ThawFS(dir); err != nil && !errors.Is(err, watchdog.ErrNotFrozen) {
 		return fmt.Errorf("fsfreeze: thaw %q: %w", q.path, translate(err))
+	}
+	if locked != nil {
+		return fmt.Errorf("fsfreeze: recover %q: %w", q.path, locked)
 	}
 	return nil
 }

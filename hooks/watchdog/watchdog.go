@@ -27,10 +27,16 @@
 // of its own, does not end with SIGINT, SIGTERM or SIGHUP, and tries to lock
 // its memory.
 //
+// It inherits, as descriptor 3, a lock that keeps the next freeze of the target
+// waiting until the helper has ended: it may be stalled for as long as it
+// likes, and meets no freeze but its own. Whatever starts it (nsenter is fine,
+// sudo is not) has to leave that descriptor open, or it refuses to be armed.
+//
 // # What it cannot do
 //
 // It does not survive SIGKILL, the out-of-memory killer or a stop signal. If
-// it dies while its parent lives, the parent thaws. If both die at the same
+// it dies while its parent lives, the parent thaws; a file system also if the
+// helper is merely stalled. If both die at the same
 // time, as with a container whose processes are all killed, a persistent
 // freeze stays until the journal is recovered (hooks.Group.Recover).
 package watchdog

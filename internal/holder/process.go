@@ -38,6 +38,9 @@ type Spec struct {
 	// MaxOutput is how much unread output is kept, in bytes; what comes on
 	// top is dropped, and Output says so.
 	MaxOutput int
+	// Inherit is a file that the child gets as descriptor 3. Nil is nothing.
+	// Not every system can.
+	Inherit *os.File
 }
 
 // Process is a running child. It is safe for concurrent use.
@@ -83,6 +86,9 @@ func Start(spec Spec) (*Process, error) {
 		return nil, errors.Join(err, p.input.Close(), outR.Close(), outW.Close())
 	}
 	cmd.Stdout, cmd.Stderr = outW, errW
+	if spec.Inherit != nil {
+		cmd.ExtraFiles = []*os.File{spec.Inherit}
+	}
 	err = start(cmd, outR, errR)
 	_, _ = outW.Close(), errW.Close()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"sync"
 
 	"github.com/stillpoint-go/protect/internal/holder"
@@ -25,13 +26,25 @@ type Client struct {
 }
 
 // Arm starts the program argv, a prefix to which Arg is appended, and returns
-// when the helper is armed. The Client must be closed.
-func Arm(ctx context.Context, argv, env []string, spec Spec) (*Client, error) {
+// when the helper is armed. The Client must be closed. The lock of the target
+// is taken before, which may have to wait, and shared with the helper. It stays
+// the caller's to close, who keeps it as long as he may thaw himself.
+func Arm(ctx context.Context, argv, env []string, spec Spec, lock *os.File) (*Client, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if err := Lock(ctx, lock); err != nil {
+		return nil, err
+	}
+	var err error
+	if spec.Lock, err = identify(lock); err != nil {
+		return nil, err
+	}
+	if spec.Lock == nil {
+		lock = nil // it cannot be inherited
+	}
 	full := append(append([]string{}, argv...), Arg)
-	proc, err := holder.Start(holder.Spec{Argv: full, Env: env, Session: true, MaxOutput: maxLine})
+	proc, err := holder.Start(holder.Spec{Argv: full, Env: env, Session: true, MaxOutput: maxLine, Inherit: lock})
 	if err != nil {
 		return nil, fmt.Errorf("start the watchdog: %w", err)
 	}

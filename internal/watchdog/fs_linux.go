@@ -60,10 +60,11 @@ func ioctl(f *os.File, req uint) error {
 // freeze until after the thaw, so that the path need not be walked again and
 // the mount cannot go away.
 type fileSystem struct {
-	dir *os.File
+	dir  *os.File
+	lock *os.File
 }
 
-func openFS(spec Spec) (target, error) {
+func openFS(spec Spec, lock *os.File) (target, error) {
 	dir, err := os.Open(spec.Path)
 	if err != nil {
 		return nil, err
@@ -75,7 +76,7 @@ func openFS(spec Spec) (target, error) {
 	if st.Dev != spec.Device {
 		return nil, errors.Join(fmt.Errorf("%q is another file system than before", spec.Path), dir.Close())
 	}
-	return &fileSystem{dir: dir}, nil
+	return &fileSystem{dir: dir, lock: lock}, nil
 }
 
 // freeze ignores ctx: the kernel cannot be interrupted.
@@ -101,7 +102,10 @@ func (s *fileSystem) thaw(context.Context) error { return ThawFS(s.dir) }
 
 func (s *fileSystem) output() map[string][]byte { return nil }
 
-func (s *fileSystem) close() { _ = s.dir.Close() }
+func (s *fileSystem) close(thawed bool) {
+	_ = s.dir.Close()
+	release(s.lock, thawed)
+}
 
 // lockMemory keeps the helper in memory, so that it never waits for a swap
 // file on the file system that it froze. Pages are locked as they are used:

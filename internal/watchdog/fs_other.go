@@ -4,6 +4,8 @@
 
 package watchdog
 
-func openFS(Spec) (target, error) { return nil, ErrUnsupported }
+import "os"
+
+func openFS(Spec, *os.File) (target, error) { return nil, ErrUnsupported }
 
 func lockMemory() {}

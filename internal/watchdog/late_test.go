@@ -41,7 +41,7 @@ func (s *slow) thaw(context.Context) error {
 }
 
 func (s *slow) output() map[string][]byte { return nil }
-func (s *slow) close()                    {}
+func (s *slow) close(bool)                {}
 
 // TestFreezeThatCannotBeInterrupted is thawed the moment it is complete, if
 // the window has ended or the parent has died meanwhile.

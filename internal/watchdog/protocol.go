@@ -21,7 +21,7 @@ const Arg = "protect-watchdog"
 
 // protocolVersion is part of the first request: parent and helper can be two
 // versions of a program that was replaced on disk.
-const protocolVersion = 1
+const protocolVersion = 2
 
 // maxLine bounds a line of the protocol, in bytes.
 const maxLine = 64 << 10
@@ -45,6 +45,8 @@ var (
 type Spec struct {
 	Version int           `json:"version"`
 	Window  time.Duration `json:"window"`
+	// Lock is the lock of the target, which the helper inherits.
+	Lock *LockID `json:"lock,omitempty"`
 	// Path is the mount point of the file system to freeze, or empty.
 	Path string `json:"path,omitempty"`
 	// Device is the number of that file system; it must not have changed.
@@ -58,6 +60,12 @@ type Spec struct {
 	Timeout time.Duration `json:"timeout,omitempty"`
 	// MaxOutput bounds the output of one program that is reported, in bytes.
 	MaxOutput int `json:"max_output,omitempty"`
+}
+
+// LockID says which file the lock of a target is.
+type LockID struct {
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
 }
 
 // Names of requests.

@@ -35,8 +35,9 @@ type target interface {
 	thaw(ctx context.Context) error
 	// output returns what programs wrote, by phase.
 	output() map[string][]byte
-	// close lets go of the target.
-	close()
+	// close lets go of the target and, if it is known to be thawed, of its
+	// lock.
+	close(thawed bool)
 }
 
 // server is one life of the helper.
@@ -44,6 +45,7 @@ type server struct {
 	out      io.Writer
 	requests chan request // closed when the parent is gone
 	target   target
+	doubt    bool // whether the target is thawed
 }
 
 // Serve is the helper. It returns the exit code of the process: 0 if the
@@ -111,11 +113,11 @@ func (s *server) next(limit time.Duration) (request, bool) {
 }
 
 // say sends a reply. A parent that cannot hear it is gone, and the end of the
-// input tells so. With the last word the target is let go, so that the parent
-// can unmount it.
+// input tells so. Before the last word the target is let go, so that the parent
+// can unmount it or freeze it again.
 func (s *server) say(r reply) {
 	if r.Final && s.target != nil {
-		s.target.close()
+		s.target.close(!s.doubt)
 	}
 	line, err := json.Marshal(r)
 	if err == nil {
@@ -208,7 +210,7 @@ func (s *server) thaw(ctx context.Context, id int, how error, text string) int {
 		r.setError(fmt.Errorf("%w: the target was thawed by somebody else", ErrLost))
 	case err != nil && !errors.Is(err, ErrNotFrozen):
 		r.setError(fmt.Errorf("the target may be frozen, thaw: %w", err))
-		code = 1
+		code, s.doubt = 1, true
 	case how != nil:
 		r.setError(how)
 		r.Text = text

@@ -67,7 +67,7 @@ func (h *helper) exit(t *testing.T, want int) {
 
 // arm is a request to arm with programs that make and remove a file.
 func arm(path, freeze string, window time.Duration) string {
-	return fmt.Sprintf(`{"id":1,"op":"arm","spec":{"version":1,"window":%d,"freeze":["/bin/sh","-c",%q],"thaw":["/bin/rm","-f",%q],"timeout":5000000000,"max_output":100}}`,
+	return fmt.Sprintf(`{"id":1,"op":"arm","spec":{"version":2,"window":%d,"freeze":["/bin/sh","-c",%q],"thaw":["/bin/rm","-f",%q],"timeout":5000000000,"max_output":100}}`,
 		window, freeze, path)
 }
 
@@ -159,10 +159,10 @@ func TestServeRefuses(t *testing.T) {
 		"garbage":       {"hello", 2},
 		"not armed":     {`{"id":1,"op":"freeze"}`, 2},
 		"no spec":       {`{"id":1,"op":"arm"}`, 2},
-		"other version": {strings.Replace(good, `"version":1`, `"version":2`, 1), 2},
+		"other version": {strings.Replace(good, `"version":2`, `"version":1`, 1), 2},
 		"no window":     {strings.Replace(good, `"window":60000000000`, `"window":0`, 1), 2},
 		"no thaw":       {strings.Replace(good, `"thaw":["/bin/rm","-f",`, `"x":[`, 1), 2},
-		"no mount":      {`{"id":1,"op":"arm","spec":{"version":1,"window":1,"path":"/no/such/dir"}}`, 2},
+		"no mount":      {`{"id":1,"op":"arm","spec":{"version":2,"window":1,"path":"/no/such/dir"}}`, 2},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
