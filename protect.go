@@ -115,6 +115,12 @@ type Application struct {
 	// Window bounds the time from the first freeze to the last thaw. 0 means
 	// hooks.DefaultWindow; hooks.MaxWindow is the most.
 	Window time.Duration
+	// MinGap and Budget bound how often and, within any hour, how long the
+	// application is frozen; 0 is no limit. They need Config.Journal. A step
+	// that comes too soon fails with a *hooks.TooSoonError, which says when to
+	// come again. See hooks.GroupOptions.
+	MinGap time.Duration
+	Budget time.Duration
 	// Require is the weakest consistency that is worth keeping. A point that
 	// turns out weaker is an error that matches ErrConsistency.
 	Require Consistency
@@ -177,11 +183,16 @@ func (a *Application) volumeIDs() []snapshot.VolumeID {
 }
 
 func (p *Protector) group(app *Application) (*hooks.Group, error) {
+	if p.cfg.Journal == nil && (app.MinGap > 0 || app.Budget > 0) {
+		return nil, errors.New("MinGap and Budget need Config.Journal, which remembers freezes")
+	}
 	members := make([]hooks.Member, 0, len(app.Members))
 	for _, m := range app.Members {
 		members = append(members, hooks.Member{Name: m.Name, Quiescer: m.Quiescer, DependsOn: m.DependsOn})
 	}
-	return hooks.NewGroup(app.Name, members, &hooks.GroupOptions{Window: app.Window, Journal: p.cfg.Journal, Logger: p.log})
+	return hooks.NewGroup(app.Name, members, &hooks.GroupOptions{
+		Window: app.Window, MinGap: app.MinGap, Budget: app.Budget, Journal: p.cfg.Journal, Logger: p.log,
+	})
 }
 
 // maxCuts bounds how often Run cuts the volumes because somebody removed the

@@ -291,6 +291,23 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// TestLimits refuses a second freeze that comes too soon, and says when to come
+// again.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	p := w.start(t, &process{})
+	p.app.MinGap = time.Hour
+	if _, err := p.Run(t.Context(), p.app, "first"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := p.Run(t.Context(), p.app, "second")
+	e, ok := errors.AsType[*hooks.TooSoonError](err)
+	if !ok || time.Until(e.Again) < 50*time.Minute || time.Until(e.Again) > time.Hour {
+		t.Errorf("error %v, want when to come again", err)
+	}
+}
+
 // TestEvents checks what an embedder hears of a Run whose first upload fails.
 func TestEvents(t *testing.T) {
 	w := newWorld(t, nil)

@@ -343,7 +343,12 @@ func (f *freeze) finish(ctx context.Context) error {
 func (f *freeze) endIntent(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.g.opts.ThawTimeout)
 	defer cancel()
+	ended := f.began.Add(f.report.Frozen)
 	_, err := persist(ctx, func(error) bool { return false }, func() (struct{}, error) {
+		// An intent that stays counts as a freeze of the whole window.
+		if err := f.g.remember(ctx, f.epoch, ended, f.report.Frozen); err != nil {
+			return struct{}{}, err
+		}
 		return struct{}{}, f.g.journal.End(ctx, f.epoch)
 	})
 	if err != nil {

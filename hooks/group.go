@@ -51,6 +51,20 @@ type GroupOptions struct {
 	// It also bounds how long Do waits, after the thaw, for a call that
 	// ignores the end of its context. Zero means 10 s.
 	ThawTimeout time.Duration
+	// MinGap is the shortest time between the end of a freeze of this
+	// application and the begin of the next, at most MaxGap. A freeze that
+	// comes before is refused with a *TooSoonError. Zero is no limit.
+	MinGap time.Duration
+	// Budget is the longest time that the application may be frozen within any
+	// hour, all freezes together. A freeze for which it has no whole window
+	// left is refused with a *TooSoonError. Zero is no limit, less than Window
+	// is refused.
+	//
+	// MinGap and Budget count what the journal remembers, also of other
+	// processes and of freezes whose process died: those count as a whole
+	// window. They keep the load of freezes low, by the clock; safety does not
+	// depend on them.
+	Budget time.Duration
 	// Journal remembers the intents to freeze. It must outlive the process if
 	// a member is Persistent; then nil is refused. Otherwise nil means a new
 	// MemJournal.
@@ -118,6 +132,9 @@ func NewGroup(name string, members []Member, opts *GroupOptions) (*Group, error)
 	}
 	if o.ThawTimeout < 0 {
 		return nil, fmt.Errorf("hooks: thaw timeout %v is negative", o.ThawTimeout)
+	}
+	if err := checkBudget(o); err != nil {
+		return nil, err
 	}
 	if len(members) > MaxMembers {
 		return nil, fmt.Errorf("hooks: %d members, at most %d are allowed", len(members), MaxMembers)
@@ -236,6 +253,9 @@ func (g *Group) Do(ctx context.Context, id string, cut func(context.Context) err
 	}
 	if len(g.members) == 0 {
 		return g.cutOnly(ctx, cut)
+	}
+	if err := g.admit(ctx); err != nil {
+		return nil, err
 	}
 	var names []string
 	for _, m := range g.inOrder() {

@@ -50,6 +50,7 @@ type MemJournal struct {
 	mu      sync.Mutex
 	last    Epoch
 	pending map[Epoch]Intent
+	past    []PastFreeze
 }
 
 var _ Journal = (*MemJournal)(nil)

@@ -74,6 +74,9 @@ func (g *Group) recoverIntent(ctx context.Context, in Intent) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
+	if err := g.rememberUnseen(ctx, in); err != nil {
+		return err
+	}
 	g.logger.Info("recovered what a freeze may have left", "epoch", in.Epoch, "id", in.ID)
 	return g.journal.End(ctx, in.Epoch)
 }

@@ -67,6 +67,31 @@ type journal struct {
 	j hooks.Journal
 }
 
+var _ hooks.History = (*journal)(nil)
+
+// Remember implements hooks.History, if the journal does.
+func (j *journal) Remember(ctx context.Context, past hooks.PastFreeze) error {
+	return j.p.reach(func() error {
+		if h, ok := j.j.(hooks.History); ok {
+			return h.Remember(ctx, past)
+		}
+		return errors.ErrUnsupported
+	})
+}
+
+// Past implements hooks.History, if the journal does.
+func (j *journal) Past(ctx context.Context, application string) (past []hooks.PastFreeze, err error) {
+	err = j.p.reach(func() error {
+		h, ok := j.j.(hooks.History)
+		if !ok {
+			return errors.ErrUnsupported
+		}
+		past, err = h.Past(ctx, application)
+		return err
+	})
+	return past, err
+}
+
 func (j *journal) Begin(ctx context.Context, in hooks.Intent) (epoch hooks.Epoch, err error) {
 	err = j.p.reach(func() error {
 		epoch, err = j.j.Begin(ctx, in)
