@@ -63,11 +63,10 @@ func (c *Consistency) UnmarshalText(text []byte) error {
 // level computes what a cut proved. It counts only members that proved their
 // hold, and is as strong as the weakest volume.
 func level(app *Application, rep *hooks.Report, set *snapshot.Set) Consistency {
-	held := ApplicationConsistent // of the volumes, the weakest hold
-	single := true                // every volume shows one instant
+	held := weakestHold(app, rep)
+	single := true // every volume shows one instant
 	for _, v := range app.Volumes {
 		l := heldLevel(app, rep, v.Name)
-		held = min(held, l)
 		s, ok := set.Snapshot(v.ID)
 		single = single && (l > None || ok && s.Info().PointInTime)
 	}
@@ -81,6 +80,15 @@ func level(app *Application, rep *hooks.Report, set *snapshot.Set) Consistency {
 	default:
 		return None
 	}
+}
+
+// weakestHold returns what the holds prove of all volumes.
+func weakestHold(app *Application, rep *hooks.Report) Consistency {
+	held := ApplicationConsistent
+	for _, v := range app.Volumes {
+		held = min(held, heldLevel(app, rep, v.Name))
+	}
+	return held
 }
 
 // heldLevel returns the strongest proven hold on a volume.

@@ -22,6 +22,8 @@ const (
 	MaxMembers = 64
 
 	defaultThawTimeout = 10 * time.Second
+
+	rehearsalID = "rehearsal" // in the journal
 )
 
 // Member is one target of a Group.
@@ -271,6 +273,19 @@ func (g *Group) Do(ctx context.Context, id string, cut func(context.Context) err
 	f := newFreeze(g, epoch)
 	err = f.run(ctx, cut)
 	return f.report, err
+}
+
+// Rehearse does everything but the cut: it lets the members prepare, freezes
+// all of them, asks each for its proof, and thaws. The report has the times that
+// a freeze takes here and now, and whether it can be proven; the error is the
+// first permission, program or target that is not as it should be. Run it
+// before the first real freeze. It is a freeze like any other: the members are
+// blocked, and it counts for MinGap and Budget.
+func (g *Group) Rehearse(ctx context.Context) (*Report, error) {
+	if err := g.Prepare(ctx); err != nil {
+		return nil, err
+	}
+	return g.Do(ctx, rehearsalID, func(context.Context) error { return nil })
 }
 
 // inOrder returns the members in freeze order.

@@ -301,3 +301,29 @@ func TestNewGroupRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestRehearse prepares, freezes, proves and thaws, and measures it.
+func TestRehearse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := hookstest.ScriptedOptions{Faults: []hookstest.Fault{
+			{Op: hookstest.Quiesce, Kind: hookstest.Late, Delay: time.Second}, {Op: hookstest.Thaw, Kind: hookstest.Late, Delay: 2 * time.Second},
+		}}
+		r := newRig(t, hookstest.ScriptedOptions{Traits: session}, slow)
+		report, err := r.Rehearse(t.Context())
+		if err != nil || !report.Proven() {
+			t.Fatalf("error %v, doubts %q", err, report.Doubts())
+		}
+		if report.Quiesce != time.Second || report.Thaw != 2*time.Second || report.Frozen != 3*time.Second {
+			t.Errorf("quiesce %v, thaw %v, frozen %v", report.Quiesce, report.Thaw, report.Frozen)
+		}
+		r.frozen(t, false)
+		r.pending(t, 0)
+		r.log(t, "a prepare", "b prepare", "a quiesce", "b quiesce", "a held", "b held", "b thaw", "a thaw")
+
+		r = newRig(t, hookstest.ScriptedOptions{}, hookstest.ScriptedOptions{Faults: []hookstest.Fault{{Op: hookstest.Prepare, Kind: hookstest.ErrorBefore}}})
+		if report, err := r.Rehearse(t.Context()); !errors.Is(err, hookstest.ErrInjected) || report != nil {
+			t.Errorf("a member that cannot prepare: report %+v, error %v", report, err)
+		}
+		r.log(t, "a prepare", "b prepare: hookstest: injected fault: prepare error-before")
+	})
+}
