@@ -38,6 +38,8 @@ type State struct {
 	Version int    `json:"version"`
 	ID      string `json:"id"` // of the recovery point, chosen by the caller
 	Phase   Phase  `json:"phase"`
+	// Since is when the step before was done, zero in a new state.
+	Since time.Time `json:"since,omitzero"`
 	// Cut is set once the volumes are cut.
 	Cut *Cut `json:"cut,omitempty"`
 }
@@ -156,7 +158,7 @@ var (
 
 // Error is the error of a Protector.
 type Error struct {
-	Op    string // "step", "run", "recover", "abandon", "points", "restore"
+	Op    string // "step", "run", "rehearse", "recover", "abandon", "points", "restore"
 	ID    string // of the recovery point, if any
 	Phase Phase  // in which a step failed, if any
 	Err   error

@@ -42,6 +42,9 @@ func (p *Protector) Step(ctx context.Context, app Application, s State) (State, 
 	}
 	ctx = p.events.begin(ctx, info)
 	next, res, err := p.step(ctx, &app, s, info)
+	if next.Phase != s.Phase {
+		next.Since = time.Now().UTC()
+	}
 	if err == nil {
 		err = next.checkSize()
 	}
