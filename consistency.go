@@ -63,10 +63,10 @@ func (c *Consistency) UnmarshalText(text []byte) error {
 // level computes what a cut proved. It counts only members that proved their
 // hold, and is as strong as the weakest volume.
 func level(app *Application, rep *hooks.Report, set *snapshot.Set) Consistency {
-	held := weakestHold(app, rep)
+	held := weakestHold(app, rep, set.Atomic())
 	single := true // every volume shows one instant
 	for _, v := range app.Volumes {
-		l := heldLevel(app, rep, v.Name)
+		l := heldLevel(app, rep, v.Name, set.Atomic())
 		s, ok := set.Snapshot(v.ID)
 		single = single && (l > None || ok && s.Info().PointInTime)
 	}
@@ -82,23 +82,27 @@ func level(app *Application, rep *hooks.Report, set *snapshot.Set) Consistency {
 	}
 }
 
-// weakestHold returns what the holds prove of all volumes.
-func weakestHold(app *Application, rep *hooks.Report) Consistency {
+// weakestHold returns what the holds prove of all volumes; atomic says whether
+// these were cut at one instant.
+func weakestHold(app *Application, rep *hooks.Report, atomic bool) Consistency {
 	held := ApplicationConsistent
 	for _, v := range app.Volumes {
-		held = min(held, heldLevel(app, rep, v.Name))
+		held = min(held, heldLevel(app, rep, v.Name, atomic))
 	}
 	return held
 }
 
 // heldLevel returns the strongest proven hold on a volume.
-func heldLevel(app *Application, rep *hooks.Report, volume string) Consistency {
+func heldLevel(app *Application, rep *hooks.Report, volume string, atomic bool) Consistency {
 	best := None
 	if rep.Overrun() {
 		return best
 	}
 	for i, m := range app.Members {
 		if !rep.Members[i].Proven || len(m.Volumes) > 0 && !slices.Contains(m.Volumes, volume) {
+			continue
+		}
+		if rep.Members[i].Traits.AtomicCut && !atomic {
 			continue
 		}
 		l := FilesystemGroup
@@ -108,4 +112,15 @@ func heldLevel(app *Application, rep *hooks.Report, volume string) Consistency {
 		best = max(best, l)
 	}
 	return best
+}
+
+// cutDoubts says which proven holds the cut made worthless.
+func cutDoubts(rep *hooks.Report, atomic bool) []string {
+	var doubts []string
+	for _, m := range rep.Members {
+		if m.Proven && m.Traits.AtomicCut && !atomic {
+			doubts = append(doubts, fmt.Sprintf("member %q: it freezes nothing and needs a cut at one instant, which this was not", m.Name))
+		}
+	}
+	return doubts
 }

@@ -17,6 +17,7 @@ import (
 func TestLevel(t *testing.T) {
 	app := hooks.Traits{Release: hooks.Session, Scope: hooks.Application}
 	fs := hooks.Traits{Release: hooks.Session, Scope: hooks.Filesystem}
+	cut := hooks.Traits{Release: hooks.Session, Scope: hooks.Application, AtomicCut: true}
 	lose := []hookstest.Fault{{Op: hookstest.Held, Kind: hookstest.Lose}}
 	tests := []struct {
 		name   string
@@ -25,6 +26,7 @@ func TestLevel(t *testing.T) {
 		faults []hookstest.Fault
 		edit   func(*protect.Application)
 		want   protect.Consistency
+		doubts bool
 	}{
 		{name: "application", traits: app, want: protect.ApplicationConsistent},
 		{name: "file system", traits: fs, want: protect.FilesystemGroup},
@@ -38,6 +40,9 @@ func TestLevel(t *testing.T) {
 		{name: "each covers one", traits: app, want: protect.ApplicationConsistent, edit: func(a *protect.Application) {
 			a.Members[0].Volumes, a.Members[1].Volumes = []string{"data-0"}, []string{"data-1"}
 		}},
+		{name: "needs an atomic cut and gets it", traits: cut, want: protect.ApplicationConsistent},
+		{name: "needs an atomic cut, single cuts", fake: snapshottest.FakeOptions{NoGroup: true}, traits: cut, want: protect.CrashSingle, doubts: true},
+		{name: "needs an atomic cut, copies", fake: snapshottest.FakeOptions{NoGroup: true, Torn: true}, traits: cut, want: protect.None, doubts: true},
 		{name: "nothing quiesced", edit: only(), want: protect.CrashGroup},
 	}
 	for _, tt := range tests {
@@ -55,7 +60,7 @@ func TestLevel(t *testing.T) {
 			if rp.Level != tt.want {
 				t.Errorf("level %s, want %s; doubts %q", rp.Level, tt.want, rp.Doubts)
 			}
-			if len(tt.faults) > 0 && len(rp.Doubts) == 0 {
+			if (tt.doubts || len(tt.faults) > 0) && len(rp.Doubts) == 0 {
 				t.Error("the point does not say why it is weaker")
 			}
 			if tt.want == protect.ApplicationConsistent {

@@ -14,9 +14,10 @@ import (
 
 // Rehearsal is what a freeze without a cut has shown.
 type Rehearsal struct {
-	// Level is what the holds proved of all volumes. None means that the level
-	// of a recovery point would be that of its snapshots alone, CrashGroup at
-	// most.
+	// Level is what the holds proved of all volumes, provided that these are
+	// then cut at one instant where a member asks for it
+	// ([hooks.Traits.AtomicCut]). None means that the level of a recovery point
+	// would be that of its snapshots alone, CrashGroup at most.
 	Level Consistency
 	// Freeze has the times of the freeze and of each member, and why a hold is
 	// not proven. A real freeze takes longer by its cut.
@@ -70,7 +71,7 @@ func (p *Protector) rehearse(ctx context.Context, app *Application) (*Rehearsal,
 	if rep == nil {
 		return nil, err
 	}
-	r := &Rehearsal{Level: weakestHold(app, rep), Freeze: rep}
+	r := &Rehearsal{Level: weakestHold(app, rep, true), Freeze: rep}
 	if err == nil && app.Require > CrashGroup && r.Level < app.Require {
 		why := "no member covers every volume"
 		if doubts := bounded(rep.Doubts()); len(doubts) > 0 {

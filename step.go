@@ -163,7 +163,7 @@ func (p *Protector) cut(ctx context.Context, app *Application, s State) (State, 
 func (c *Cut) fill(app *Application, rep *hooks.Report, set *snapshot.Set) error {
 	c.Time = time.Now().UTC()
 	c.Level = level(app, rep, set)
-	c.Doubts = bounded(rep.Doubts())
+	c.Doubts = bounded(append(rep.Doubts(), cutDoubts(rep, set.Atomic())...))
 	c.Frozen, c.Skew = rep.Frozen, set.Skew()
 	c.Evidence = rep.Evidence
 	if c.Level < app.Require {

@@ -65,6 +65,11 @@ const (
 type Traits struct {
 	Release Release
 	Scope   Scope
+	// AtomicCut says that a proven hold is worth its Scope only if the volumes
+	// were cut at one and the same instant. A target that recovers by itself
+	// from a power failure needs no more than that, and nothing is frozen; in
+	// any other cut the hold is worth nothing.
+	AtomicCut bool
 }
 
 // FreezeRequest is what a quiescer is asked for.
