@@ -3,6 +3,7 @@ module github.com/stillpoint-go/protect/internal/integration
 go 1.26.5
 
 require (
+	github.com/jackc/pgx/v5 v5.12.0
 	github.com/stillpoint-go/protect v0.0.0
 	modernc.org/sqlite v1.61.1
 )
@@ -17,6 +18,9 @@ require (
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/googleapis/gax-go/v2 v2.24.1 // indirect
 	github.com/hashicorp/go-hclog v1.6.3 // indirect
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	github.com/jackc/puddle/v2 v2.2.3 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/klauspost/cpuid/v2 v2.0.12 // indirect
 	github.com/mattn/go-colorable v0.1.12 // indirect

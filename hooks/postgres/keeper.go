@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/stillpoint-go/protect/internal/durable"
+)
+
+// Keeper stores the WAL of backups. A copy is worthless without the segments
+// from the start to the end of its backup, so that they have to be kept for as
+// long as the recovery point.
+type Keeper interface {
+	// Keep stores one WAL segment under its name and returns when it is safe
+	// against a power failure. A segment that is there already, from another
+	// backup of the same server, is replaced: its content is the same. size is
+	// that of the content, usually 16 MiB. It is called from Thaw, in the
+	// freeze window, for one segment after another.
+	Keep(ctx context.Context, name string, size int64, content io.Reader) error
+}
+
+// Directory keeps WAL segments as files of one directory, which must exist.
+// It is the caller's to protect: as a volume of a later recovery point, by
+// copying it, or because it is on other storage than the server. PrepareRestore
+// reads it through os.DirFS.
+type Directory string
+
+// Keep implements Keeper.
+func (d Directory) Keep(ctx context.Context, name string, size int64, content io.Reader) (err error) {
+	root, err := os.OpenRoot(string(d))
+	if err != nil {
+		return fmt.Errorf("postgres: open directory for WAL: %w", err)
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	f, err := durable.NewDir(durable.RootFS(root), nil).NewFile()
+	if err != nil {
+		return fmt.Errorf("postgres: keep WAL: %w", err)
+	}
+	n, err := io.Copy(f, content)
+	if err == nil && n != size {
+		err = fmt.Errorf("%d bytes instead of %d: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		f.Discard()
+		return fmt.Errorf("postgres: keep WAL: %w", err)
+	}
+	if err := f.Replace(name); err != nil {
+		return fmt.Errorf("postgres: keep WAL: %w", err)
+	}
+	return nil
+}
+
+// Archive is the Keeper for servers that archive their WAL themselves
+// (archive_mode is on). Thaw waits until the server says that the archive has
+// the WAL of the backup, which takes as long as archive_command or
+// archive_library does, within the freeze window. A restore needs
+// RestoreOptions.RestoreCommand, or the segments out of the archive.
+type Archive struct{}
+
+// Keep implements Keeper and is never called.
+func (Archive) Keep(context.Context, string, int64, io.Reader) error {
+	return fmt.Errorf("postgres: the server archives by itself: %w", errors.ErrUnsupported)
+}
+
+// readChunk is how much of a segment is read with one query.
+const readChunk = 4 << 20
+
+// segmentReader reads a file of the server's pg_wal through a session.
+type segmentReader struct {
+	ctx  context.Context //nolint:containedctx // lives as long as the call of Keep
+	s    *session
+	info *Info
+	name string
+	off  int64
+	buf  []byte
+}
+
+// Read implements io.Reader.
+func (r *segmentReader) Read(p []byte) (int, error) {
+	if len(r.buf) == 0 {
+		if r.off >= r.info.SegmentSize {
+			return 0, io.EOF
+		}
+		if err := r.fill(); err != nil {
+			return 0, fmt.Errorf("read WAL segment %s: %w", r.name, err)
+		}
+	}
+	n := copy(p, r.buf)
+	r.buf = r.buf[n:]
+	return n, nil
+}
+
+// fill reads the next chunk.
+func (r *segmentReader) fill() error {
+	n := min(readChunk, r.info.SegmentSize-r.off)
+	err := r.s.conn.QueryRowContext(r.ctx, "SELECT pg_catalog.pg_read_binary_file($1, $2, $3, false)", walDir+"/"+r.name, r.off, n).Scan(&r.buf)
+	if err != nil {
+		return err
+	}
+	if int64(len(r.buf)) != n {
+		return fmt.Errorf("%d bytes at %d instead of %d: %w", len(r.buf), r.off, n, io.ErrUnexpectedEOF)
+	}
+	if r.off == 0 {
+		if err := checkSegment(r.buf, r.name, r.info); err != nil {
+			return err
+		}
+	}
+	r.off += n
+	return nil
+}
+
+// keepSegments hands the WAL of a backup to the keeper.
+func keepSegments(ctx context.Context, s *session, keep Keeper, info *Info) error {
+	for _, name := range segments(info.Timeline, info.Start, info.Stop, info.SegmentSize) {
+		r := &segmentReader{ctx: ctx, s: s, info: info, name: name}
+		if err := keep.Keep(ctx, name, info.SegmentSize, r); err != nil {
+			return fmt.Errorf("keep WAL segment %s: %w", name, err)
+		}
+		if r.off < info.SegmentSize || len(r.buf) > 0 {
+			return fmt.Errorf("keep WAL segment %s: the keeper did not read all of it: %w", name, io.ErrShortWrite)
+		}
+	}
+	return nil
+}
