@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -135,9 +136,7 @@ func (at *instance) settings(extra map[string]string) map[string]string {
 			settings[setting] = value
 		}
 	}
-	for name, value := range extra {
-		settings[name] = value
-	}
+	maps.Copy(settings, extra)
 	return settings
 }
 

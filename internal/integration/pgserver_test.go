@@ -55,7 +55,7 @@ func pgOwner(t *testing.T) postgres.Owner {
 // server's user may write to.
 func pgDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "protect-pg-")
+	dir, err := os.MkdirTemp("", "protect-pg-") //nolint:usetesting // below t.TempDir only its owner can pass, and its path is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
