@@ -105,13 +105,8 @@ func (h *hold) ask(ctx context.Context) (*server, error) {
 	if err := errors.Join(h.q.checkSettings(now)...); err != nil {
 		return nil, err
 	}
-	// A tablespace that came or went meanwhile is in one part of the cut only.
-	spaces, err := h.s.tablespaces(ctx)
-	if err != nil {
+	if err := h.sameTablespaces(ctx); err != nil {
 		return nil, err
-	}
-	if !maps.Equal(spaces, h.tablespaces) {
-		return nil, errors.New("tablespaces were created, moved or dropped")
 	}
 	if h.slot == "" {
 		return now, nil
@@ -125,6 +120,17 @@ func (h *hold) ask(ctx context.Context) (*server, error) {
 		return nil, errors.New("the replication slot does not keep the WAL any more: see max_slot_wal_keep_size")
 	}
 	return now, nil
+}
+
+// sameTablespaces notices a tablespace that came or went meanwhile: it would be
+// in one part of the cut only, and the replay of its creation would make a link
+// to where the original has it.
+func (h *hold) sameTablespaces(ctx context.Context) error {
+	spaces, err := h.s.tablespaces(ctx)
+	if err == nil && !maps.Equal(spaces, h.tablespaces) {
+		err = errors.New("tablespaces were created, moved or dropped")
+	}
+	return err
 }
 
 // Thaw implements hooks.Hold. It ends the backup, hands its WAL to the keeper,
@@ -166,7 +172,7 @@ func (h *hold) finish(ctx context.Context) (*Info, error) {
 		return info, h.release(ctx)
 	}
 	info.Method, info.Archived = MethodBackup, h.q.archived()
-	if err := h.stop(ctx, info); err != nil {
+	if err := errors.Join(h.stop(ctx, info), h.sameTablespaces(ctx)); err != nil {
 		return nil, err
 	}
 	if !info.Archived {
