@@ -3,10 +3,12 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/stillpoint-go/protect/internal/durable"
@@ -17,10 +19,12 @@ import (
 // long as the recovery point.
 type Keeper interface {
 	// Keep stores one WAL segment under its name and returns when it is safe
-	// against a power failure. A segment that is there already, from another
-	// backup of the same server, is replaced: its content is the same. size is
-	// that of the content, usually 16 MiB. It is called from Thaw, in the
-	// freeze window, for one segment after another.
+	// against a power failure. It must read all of content, which has size
+	// bytes, usually 16 MiB. A segment that is there already must have the same
+	// content: if not, it is that of another server, or of a restored one that
+	// went its own way, and older points need it; Keep must then fail and leave
+	// it alone. It is called from Thaw, in the freeze window, for one segment
+	// after another.
 	Keep(ctx context.Context, name string, size int64, content io.Reader) error
 }
 
@@ -30,16 +34,52 @@ type Keeper interface {
 // reads it through os.DirFS.
 type Directory string
 
-// Keep implements Keeper.
+// Keep implements Keeper. Content that differs from that of an existing file is
+// an error that matches fs.ErrExist.
 func (d Directory) Keep(ctx context.Context, name string, size int64, content io.Reader) (err error) {
 	root, err := os.OpenRoot(string(d))
 	if err != nil {
 		return fmt.Errorf("postgres: open directory for WAL: %w", err)
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	f, err := durable.NewDir(durable.RootFS(root), nil).NewFile()
+	old, err := root.Open(name)
+	switch {
+	case err == nil:
+		err = errors.Join(same(old, content, name), old.Sync(), old.Close())
+	case errors.Is(err, fs.ErrNotExist):
+		err = create(ctx, root, name, size, content)
+	}
 	if err != nil {
 		return fmt.Errorf("postgres: keep WAL: %w", err)
+	}
+	return nil
+}
+
+// same compares a file with content.
+func same(file, content io.Reader, name string) error {
+	a, b := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, err1 := io.ReadFull(file, a)
+		m, err2 := io.ReadFull(content, b)
+		for _, err := range []error{err1, err2} {
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return err
+			}
+		}
+		if !bytes.Equal(a[:n], b[:m]) {
+			return fmt.Errorf("segment %s is there with other content, of another server or of another history of this one: %w", name, fs.ErrExist)
+		}
+		if n < len(a) {
+			return nil
+		}
+	}
+}
+
+// create writes a file that nobody sees before it is complete.
+func create(ctx context.Context, root *os.Root, name string, size int64, content io.Reader) error {
+	f, err := durable.NewDir(durable.RootFS(root), nil).NewFile()
+	if err != nil {
+		return err
 	}
 	n, err := io.Copy(f, content)
 	if err == nil && n != size {
@@ -50,12 +90,9 @@ func (d Directory) Keep(ctx context.Context, name string, size int64, content io
 	}
 	if err != nil {
 		f.Discard()
-		return fmt.Errorf("postgres: keep WAL: %w", err)
+		return err
 	}
-	if err := f.Replace(name); err != nil {
-		return fmt.Errorf("postgres: keep WAL: %w", err)
-	}
-	return nil
+	return f.Create(name)
 }
 
 // Archive is the Keeper for servers that archive their WAL themselves

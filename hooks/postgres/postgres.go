@@ -77,7 +77,10 @@
 // the primary can complete. Protect the primary. Commits with
 // synchronous_commit=off may be lost up to the server's own bound. Unlogged
 // tables are empty after a recovery. Timelines fork when a restored server runs
-// beside the original: do not let both archive to one place.
+// beside the original: do not let both archive to one place. A client that
+// stalls while it reads the WAL, after the backup has ended, keeps the temporary
+// slot until it goes on or dies. An instance of Verify outlives a process that is
+// killed.
 //
 // [file system level backup]: https://www.postgresql.org/docs/current/backup-file.html
 // [backup mode]: https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-LOWLEVEL-BASE-BACKUP
