@@ -203,7 +203,10 @@ func testSlowCopy(t *testing.T) {
 	}
 	started := startPG(t, clone(t, copied, filepath.Join(mount, "started")))
 	t.Logf("the copy without its label starts; the application's own check: %v", checkLoad(t.Context(), started.db, load.accounts, before))
-	started.stop(t)
+	started.shutdown(t)
+	if out, err := pgCommand(t.Context(), t, "pg_checksums", "--check", "--pgdata="+started.data).CombinedOutput(); err != nil {
+		t.Errorf("the fault shows in its checksums, so that the test shows less than it should: %v: %s", err, out)
+	}
 	for name, info := range map[string]*postgres.Info{"no-evidence": nil, "no-label": info} {
 		if err := verify(clone(t, copied, filepath.Join(mount, name)), info, nil); !errors.Is(err, postgres.ErrInconsistent) {
 			t.Errorf("%s: a copy without its label passed: %v", name, err)

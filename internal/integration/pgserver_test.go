@@ -146,13 +146,23 @@ func startPG(t *testing.T, data string, settings ...string) *pgServer {
 	}
 }
 
-// stop ends the server; again is fine.
+// stop ends the server as a crash would; again is fine.
 func (s *pgServer) stop(t *testing.T) {
 	t.Helper()
+	s.end(syscall.SIGQUIT)
+}
+
+// shutdown ends the server cleanly.
+func (s *pgServer) shutdown(t *testing.T) {
+	t.Helper()
+	s.end(syscall.SIGINT)
+}
+
+func (s *pgServer) end(sig syscall.Signal) {
 	if s.cmd.ProcessState != nil {
 		return
 	}
-	_ = s.cmd.Process.Signal(syscall.SIGQUIT)
+	_ = s.cmd.Process.Signal(sig)
 	timer := time.AfterFunc(30*time.Second, func() { _ = s.cmd.Process.Kill() })
 	_ = s.cmd.Wait()
 	timer.Stop()
