@@ -129,7 +129,7 @@ func copyWAL(t *testing.T, from, to string) {
 func clone(t *testing.T, from, to string) string {
 	t.Helper()
 	system(t, "cp", "-a", "--reflink=auto", from, to)
-	o := pgOwner(t)
+	o := serverAccount(t)
 	system(t, "chown", "-R", fmt.Sprintf("%d:%d", o.UID, o.GID), to)
 	if err := os.Chmod(to, 0o700); err != nil {
 		t.Fatal(err)
@@ -203,7 +203,7 @@ func testSlowCopy(t *testing.T) {
 	}
 	started := startPG(t, clone(t, copied, filepath.Join(mount, "started")))
 	t.Logf("the copy without its label starts; the application's own check: %v", checkLoad(t.Context(), started.db, load.accounts, before))
-	started.shutdown(t)
+	started.shutdown()
 	if out, err := pgCommand(t.Context(), t, "pg_checksums", "--check", "--pgdata="+started.data).CombinedOutput(); err != nil {
 		t.Errorf("the fault shows in its checksums, so that the test shows less than it should: %v: %s", err, out)
 	}
@@ -224,7 +224,7 @@ func testSlowCopy(t *testing.T) {
 	if _, err := postgres.PrepareRestore(t.Context(), good, report.Evidence["backup"], nil); !errors.Is(err, postgres.ErrInconsistent) {
 		t.Errorf("PrepareRestore without the WAL: %v", err)
 	}
-	if _, err := postgres.PrepareRestore(t.Context(), good, report.Evidence["backup"], &postgres.RestoreOptions{WAL: os.DirFS(keep), Owner: new(pgOwner(t))}); err != nil {
+	if _, err := postgres.PrepareRestore(t.Context(), good, report.Evidence["backup"], &postgres.RestoreOptions{WAL: os.DirFS(keep), Owner: new(postgres.Owner(serverAccount(t)))}); err != nil {
 		t.Fatal(err)
 	}
 	if err := verify(good, info, load.check(t, before)); err != nil {

@@ -182,7 +182,7 @@ func TestPostgresLosesProof(t *testing.T) {
 			}
 		}
 	}
-	space := own(t, filepath.Join(pgDir(t), "space"))
+	space := own(t, filepath.Join(serverDir(t), "space"))
 	ok := postgres.Directory(t.TempDir())
 	tests := []struct {
 		name   string
@@ -235,7 +235,7 @@ func TestPostgresLosesProof(t *testing.T) {
 // TestPostgresArchive lets the server archive, and recovers from the archive,
 // to a new timeline.
 func TestPostgresArchive(t *testing.T) {
-	dir := pgDir(t)
+	dir := serverDir(t)
 	data, archive := filepath.Join(dir, "data"), own(t, filepath.Join(dir, "archive"))
 	initPG(t, data, "")
 	s := startPG(t, data, "archive_mode=on", "archive_command=test ! -f "+archive+"/%f && cp %p "+archive+"/%f")
@@ -258,7 +258,7 @@ func TestPostgresArchive(t *testing.T) {
 	if err != nil || !report.Proven() {
 		t.Fatalf("error %v, doubts %q", err, report.Doubts())
 	}
-	owner := pgOwner(t)
+	owner := postgres.Owner(serverAccount(t))
 	if _, err := postgres.PrepareRestore(t.Context(), copied, report.Evidence["db"], &postgres.RestoreOptions{Owner: &owner}); !errors.Is(err, postgres.ErrInconsistent) {
 		t.Errorf("PrepareRestore without any WAL: %v", err)
 	}

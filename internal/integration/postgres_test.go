@@ -32,7 +32,7 @@ var pgPoints = flag.Int("pg.points", 5, "recovery points of PostgreSQL under loa
 
 func newPG(t *testing.T) *pgServer {
 	t.Helper()
-	data := filepath.Join(pgDir(t), "data")
+	data := filepath.Join(serverDir(t), "data")
 	initPG(t, data, "")
 	return startPG(t, data)
 }
@@ -136,7 +136,7 @@ func TestPostgresPreflight(t *testing.T) {
 	if err := prepare(&postgres.Options{Volumes: []string{"/srv/elsewhere"}}); !errors.Is(err, postgres.ErrUnsafe) || !strings.Contains(err.Error(), s.data) {
 		t.Errorf("data directory elsewhere: %v", err)
 	}
-	space := own(t, filepath.Join(pgDir(t), "space"))
+	space := own(t, filepath.Join(serverDir(t), "space"))
 	s.exec(t, "CREATE TABLESPACE extra LOCATION '"+space+"'")
 	for _, opts := range []*postgres.Options{nil, volumes} {
 		if err := prepare(opts); !errors.Is(err, postgres.ErrUnsafe) || !strings.Contains(err.Error(), space) {
@@ -150,7 +150,7 @@ func TestPostgresPreflight(t *testing.T) {
 
 // TestPostgresRefuses starts servers that must not be copied.
 func TestPostgresRefuses(t *testing.T) {
-	data := filepath.Join(pgDir(t), "data")
+	data := filepath.Join(serverDir(t), "data")
 	initPG(t, data, "")
 	tests := []struct {
 		name           string
@@ -173,7 +173,7 @@ func TestPostgresRefuses(t *testing.T) {
 				}
 			}
 			s := startPG(t, data, tt.settings...)
-			t.Cleanup(func() { s.stop(t) })
+			t.Cleanup(func() { s.stop() })
 			for _, q := range []struct {
 				name string
 				keep postgres.Keeper
@@ -302,7 +302,7 @@ func TestPostgresBackup(t *testing.T) {
 // takePoints takes recovery points, restores and verifies each.
 func takePoints(t *testing.T, p *protect.Protector, load *pgLoad, app protect.Application, opts func(target string) *postgres.RestoreOptions) {
 	t.Helper()
-	owner := pgOwner(t)
+	owner := postgres.Owner(serverAccount(t))
 	for i := range *pgPoints {
 		load.waitMore(t, 20)
 		before := load.seen()
@@ -310,7 +310,7 @@ func takePoints(t *testing.T, p *protect.Protector, load *pgLoad, app protect.Ap
 		if err != nil {
 			t.Fatal(err)
 		}
-		target := filepath.Join(pgDir(t), "restored")
+		target := filepath.Join(serverDir(t), "restored")
 		if _, err := p.Restore(t.Context(), rp.ID, target, nil); err != nil {
 			t.Fatal(err)
 		}
