@@ -65,7 +65,7 @@ func (c *Consistency) UnmarshalText(text []byte) error {
 func level(app *Application, rep *hooks.Report, set *snapshot.Set) Consistency {
 	held := weakestHold(app, rep, set.Atomic())
 	single := true // every volume shows one instant
-	for _, v := range app.Volumes {
+	for _, v := range app.held() {
 		l := heldLevel(app, rep, v.Name, set.Atomic())
 		s, ok := set.Snapshot(v.ID)
 		single = single && (l > None || ok && s.Info().PointInTime)
@@ -86,7 +86,7 @@ func level(app *Application, rep *hooks.Report, set *snapshot.Set) Consistency {
 // these were cut at one instant.
 func weakestHold(app *Application, rep *hooks.Report, atomic bool) Consistency {
 	held := ApplicationConsistent
-	for _, v := range app.Volumes {
+	for _, v := range app.held() {
 		held = min(held, heldLevel(app, rep, v.Name, atomic))
 	}
 	return held

@@ -45,7 +45,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -134,6 +133,13 @@ type Volume struct {
 	Name string
 	// ID is the provider's identifier of the volume.
 	ID snapshot.VolumeID
+	// AfterThaw has the volume cut once all members have thawed, instead of
+	// together with the others. It is for what is complete only then: the log
+	// that a database needs to recover from a cut of its data, or a dump that a
+	// member writes while it thaws. Nobody holds such a volume still: it counts
+	// for no Consistency, members cannot cover it, and its writers have to
+	// rename files that are complete. At least one volume is cut with the rest.
+	AfterThaw bool
 }
 
 // Member is something to quiesce.
@@ -142,7 +148,7 @@ type Member struct {
 	Name     string
 	Quiescer hooks.Quiescer
 	// Volumes names the volumes that nobody writes to while this member holds.
-	// Empty means all volumes of the application.
+	// Empty means all volumes of the application but those cut after the thaw.
 	Volumes []string
 	// DependsOn names the members that this one needs to freeze and to thaw. It
 	// freezes before them and thaws after them; members that do not depend on
@@ -151,35 +157,40 @@ type Member struct {
 }
 
 func (a *Application) validate() error {
-	if a.Name == "" || len(a.Volumes) == 0 {
-		return errors.New("an application needs a name and at least one volume")
+	if a.Name == "" || len(a.held()) == 0 {
+		return errors.New("an application needs a name and at least one volume that is cut before the thaw")
 	}
-	var names []string
+	after := map[string]bool{}
 	for _, v := range a.Volumes {
-		if v.Name == "" || v.ID == "" || slices.Contains(names, v.Name) {
+		if _, taken := after[v.Name]; v.Name == "" || v.ID == "" || taken {
 			return fmt.Errorf("volume %q needs an ID and a name of its own", v.Name)
 		}
-		names = append(names, v.Name)
+		after[v.Name] = v.AfterThaw
 	}
 	for _, m := range a.Members {
 		if m.Name == evidenceName {
 			return fmt.Errorf("the member name %q is reserved", m.Name)
 		}
 		for _, v := range m.Volumes {
-			if !slices.Contains(names, v) {
-				return fmt.Errorf("member %q covers the unknown volume %q", m.Name, v)
+			if late, known := after[v]; !known || late {
+				return fmt.Errorf("member %q covers volume %q, which is unknown or cut after the thaw", m.Name, v)
 			}
 		}
 	}
 	return nil
 }
 
-func (a *Application) volumeIDs() []snapshot.VolumeID {
-	ids := make([]snapshot.VolumeID, 0, len(a.Volumes))
+// held returns the volumes that are cut while the members hold.
+func (a *Application) held() []Volume { return a.volumes(false) }
+
+func (a *Application) volumes(afterThaw bool) []Volume {
+	var vols []Volume
 	for _, v := range a.Volumes {
-		ids = append(ids, v.ID)
+		if v.AfterThaw == afterThaw {
+			vols = append(vols, v)
+		}
 	}
-	return ids
+	return vols
 }
 
 func (p *Protector) group(app *Application) (*hooks.Group, error) {

@@ -37,8 +37,8 @@ type world struct {
 	journal *hooks.MemJournal
 }
 
-// newWorld has two volumes with known content, two targets, and a repository
-// that holds the recovery point "earlier".
+// newWorld has two volumes with known content and one that is cut after the
+// thaw, two targets, and a repository that holds the recovery point "earlier".
 func newWorld(t *testing.T, opts *snapshottest.FakeOptions) *world {
 	t.Helper()
 	w := &world{
@@ -47,7 +47,7 @@ func newWorld(t *testing.T, opts *snapshottest.FakeOptions) *world {
 		targets: []*hookstest.Target{{}, {}},
 		journal: hooks.NewMemJournal(),
 	}
-	for i := range 2 {
+	for i := range 3 {
 		dir := t.TempDir()
 		w.dirs = append(w.dirs, dir)
 		w.fake.AddVolume(volumeID(i), dir)
@@ -118,7 +118,7 @@ func (w *world) start(t *testing.T, p *process) *process {
 	}
 	p.app = protect.Application{Name: "app", Window: 10 * time.Second, Labels: map[string]string{"tier": "gold"}}
 	for i := range w.dirs {
-		p.app.Volumes = append(p.app.Volumes, protect.Volume{Name: fmt.Sprintf("data-%d", i), ID: volumeID(i)})
+		p.app.Volumes = append(p.app.Volumes, protect.Volume{Name: fmt.Sprintf("data-%d", i), ID: volumeID(i), AfterThaw: i == 2})
 	}
 	for i, target := range w.targets {
 		opts := &hookstest.ScriptedOptions{Traits: p.traits, SelfThaw: !p.stubborn, Process: &p.hooks, Evidence: hooks.Evidence{"at": {byte('0' + i)}}}
@@ -162,6 +162,7 @@ func content(t *testing.T, r *repo.Repository, id string) map[string]string {
 func want(version string) map[string]string {
 	return map[string]string{
 		"data-0/a": version + "a", "data-0/b": version + "b", "data-1/a": version + "ax", "data-1/b": version + "bx",
+		"data-2/a": version + "axx", "data-2/b": version + "bxx",
 	}
 }
 
@@ -348,7 +349,7 @@ func TestEvents(t *testing.T) {
 	want := []string{
 		"begin prepare", "end prepare true", "begin cut", "end cut true", "begin ready", "end ready true",
 		"begin upload", "progress upload 0 files", "end upload false", "retry upload",
-		"begin upload", "progress upload 4 files", "end upload true", "begin release", "end release true",
+		"begin upload", "progress upload 6 files", "end upload true", "begin release", "end release true",
 	}
 	if diff := cmp.Diff(want, log); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

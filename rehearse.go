@@ -64,7 +64,7 @@ func (p *Protector) rehearse(ctx context.Context, app *Application) (*Rehearsal,
 	if errors.Is(perr, fs.ErrNotExist) {
 		perr = nil
 	}
-	if err := errors.Join(perr, p.cfg.Snapshots.Check(ctx, app.volumeIDs())); err != nil {
+	if err := errors.Join(perr, p.checkVolumes(ctx, app)); err != nil {
 		return nil, errors.Join(err, g.Prepare(ctx))
 	}
 	rep, err := g.Rehearse(ctx)

@@ -113,7 +113,7 @@ func (p *Protector) prepare(ctx context.Context, app *Application, s State) (Sta
 	case !errors.Is(err, fs.ErrNotExist):
 		return s, Result{}, err
 	}
-	if err := p.cfg.Snapshots.Check(ctx, app.volumeIDs()); err != nil {
+	if err := p.checkVolumes(ctx, app); err != nil {
 		return s, Result{}, err
 	}
 	if err := g.Prepare(ctx); err != nil {
@@ -142,7 +142,7 @@ func (p *Protector) cut(ctx context.Context, app *Application, s State) (State, 
 	taken := make(chan *snapshot.Set, 1) // a cut that is given up on must not race with us
 	c := &Cut{Set: setPrefix(s.ID) + strings.ToLower(rand.Text())}
 	rep, err := g.Do(ctx, s.ID, func(ctx context.Context) error {
-		set, err := p.cfg.Snapshots.Take(ctx, snapshot.Request{ID: c.Set, Volumes: app.volumeIDs()})
+		set, err := p.cfg.Snapshots.Take(ctx, c.request(app))
 		if err == nil {
 			taken <- set
 		}
@@ -150,6 +150,9 @@ func (p *Protector) cut(ctx context.Context, app *Application, s State) (State, 
 	})
 	if err == nil {
 		err = c.fill(app, rep, <-taken)
+	}
+	if err == nil {
+		err = p.cutAfterThaw(ctx, app, c)
 	}
 	if err != nil {
 		p.abandonDetached(ctx, s.ID)
@@ -191,10 +194,10 @@ func bounded(doubts []string) []string {
 }
 
 func (p *Protector) ready(ctx context.Context, app *Application, s State) (State, Result, error) {
-	set, err := p.cfg.Snapshots.Open(ctx, snapshot.Request{ID: s.Cut.Set, Volumes: app.volumeIDs()})
+	cuts, err := p.open(ctx, app, s.Cut)
 	var ok bool
 	if err == nil {
-		ok, err = set.Ready(ctx)
+		ok, err = cuts.ready(ctx)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -230,13 +233,13 @@ func (p *Protector) upload(ctx context.Context, app *Application, s State, info 
 	}
 	gone := false
 	_, err = p.cfg.Repository.Write(ctx, opts, func(ctx context.Context, w *repo.Writer) error {
-		set, err := p.cfg.Snapshots.Open(ctx, snapshot.Request{ID: s.Cut.Set, Volumes: app.volumeIDs()})
+		cuts, err := p.open(ctx, app, s.Cut)
 		if err != nil {
 			gone = errors.Is(err, fs.ErrNotExist)
 			return err
 		}
 		for _, v := range app.Volumes {
-			if err := putVolume(ctx, w, set, v); err != nil {
+			if err := putVolume(ctx, w, cuts.of(v), v); err != nil {
 				return err
 			}
 		}
