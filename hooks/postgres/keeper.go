@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/stillpoint-go/protect/internal/durable"
 )
@@ -29,9 +30,9 @@ type Keeper interface {
 }
 
 // Directory keeps WAL segments as files of one directory, which must exist.
-// It is the caller's to protect: as a volume of a later recovery point, by
-// copying it, or because it is on other storage than the server. PrepareRestore
-// reads it through os.DirFS.
+// It is the caller's to protect and to clear: by copying it, or because it is on
+// other storage than the server. Staging needs neither. PrepareRestore reads it
+// through os.DirFS.
 type Directory string
 
 // Keep implements Keeper. Content that differs from that of an existing file is
@@ -51,6 +52,32 @@ func (d Directory) Keep(ctx context.Context, name string, size int64, content io
 	}
 	if err != nil {
 		return fmt.Errorf("postgres: keep WAL: %w", err)
+	}
+	return nil
+}
+
+// Staging keeps WAL segments as Directory does, in a directory that is itself a
+// volume of the application, cut after the thaw (Volume.AfterThaw): so each
+// recovery point holds the WAL that it needs. Prepare removes the segments of
+// earlier points from it. It belongs to one application, and nothing else is to
+// be kept there. PrepareRestore reads the restored volume through os.DirFS.
+type Staging string
+
+// Keep implements Keeper, as Directory does.
+func (d Staging) Keep(ctx context.Context, name string, size int64, content io.Reader) error {
+	return Directory(d).Keep(ctx, name, size, content)
+}
+
+// clear removes all segments.
+func (d Staging) clear() error {
+	entries, err := os.ReadDir(string(d))
+	for _, e := range entries {
+		if e.Type().IsRegular() && isSegment(e.Name()) {
+			err = errors.Join(err, os.Remove(filepath.Join(string(d), e.Name())))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("postgres: clear the WAL of earlier points: %w", err)
 	}
 	return nil
 }

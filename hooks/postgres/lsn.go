@@ -63,6 +63,12 @@ func segmentStart(name string, size int64) (LSN, uint32, bool) {
 	return LSN(id<<32 + n*uint64(size)), uint32(tli), true
 }
 
+// isSegment says whether a file of this name is a WAL segment.
+func isSegment(name string) bool {
+	_, _, ok := segmentStart(name, 1<<24) // of whatever size
+	return ok
+}
+
 // validSegmentSize says whether a server can have segments of this size.
 func validSegmentSize(size int64) bool {
 	return size >= 1<<20 && size <= 1<<30 && size&(size-1) == 0

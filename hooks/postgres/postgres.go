@@ -31,8 +31,9 @@
 // backup_label that the server returns at the end, and with the WAL from the
 // start to the end of the backup. The end is known only after the cut, so that
 // the WAL in the cut can never reach it. Therefore New wants a [Keeper], which
-// gets that WAL while the hold is thawed: [Directory], the server's own
-// [Archive], or one of the caller's. A thaw that cannot hand over all of it
+// gets that WAL while the hold is thawed: [Staging], a volume of the application
+// that is cut after the thaw, [Directory], the server's own [Archive], or one of
+// the caller's. A thaw that cannot hand over all of it
 // says that the hold is lost.
 //
 // Backup mode blocks nobody, and its end may take seconds of reading WAL: make
@@ -216,6 +217,11 @@ func (q *Quiescer) Prepare(ctx context.Context) error {
 	}
 	if err := errors.Join(q.check(ctx, s, srv)...); err != nil {
 		return fmt.Errorf("postgres: prepare: %w", err)
+	}
+	if dir, ok := q.keep.(Staging); ok {
+		if err := dir.clear(); err != nil {
+			return err
+		}
 	}
 	if q.opts.NoCheckpoint {
 		return nil

@@ -25,6 +25,7 @@ import (
 type fakeServer struct {
 	version   int
 	exclusive bool
+	granted   bool
 	pid       int64
 
 	mu  sync.Mutex
@@ -77,7 +78,7 @@ func (c fakeConn) QueryContext(_ context.Context, query string, args []driver.Na
 		return row(c.f.pid, "2026-11-23 07:00:00+00", false, fakeSystem, "0/200060", "000000010000000000000002", "0/200100", "0/200200",
 			int64(fakeSegment), int64(8192), "on", "on", "replica", "off", "on", "postgres", "/data", int64(10), int64(0)), nil
 	case has("rolsuper"), has("has_function_privilege"), has("pg_has_role"):
-		return row(false), nil
+		return row(c.f.granted), nil
 	case has("pg_is_in_backup"):
 		return row(c.f.exclusive), nil
 	case has("pg_tablespace_location"):

@@ -265,7 +265,8 @@ func TestPostgresAtomic(t *testing.T) {
 }
 
 // TestPostgresBackup takes points of a busy server by cloning the files of its
-// data directory, one by one, with a tablespace on another file system.
+// data directory, one by one, with a tablespace on another file system. Each
+// point holds the WAL that it needs.
 func TestPostgresBackup(t *testing.T) {
 	mount, second := mountFS(t, "xfs"), mountFS(t, "xfs")
 	data, space := filepath.Join(own(t, filepath.Join(mount, "shop")), "data"), own(t, filepath.Join(second, "space"))
@@ -283,19 +284,23 @@ func TestPostgresBackup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keep := t.TempDir()
-	q, err := postgres.NewBackup(s.db, postgres.Directory(keep), &postgres.Options{Volumes: []string{data, space}})
+	wal := own(t, filepath.Join(mount, "wal"))
+	q, err := postgres.NewBackup(s.db, postgres.Staging(wal), &postgres.Options{Volumes: []string{data, space}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	takePoints(t, newProtector(t, drv), load, protect.Application{
-		Name:    "shop",
-		Volumes: []protect.Volume{{Name: "data", ID: snapshot.VolumeID(data)}, {Name: "space", ID: snapshot.VolumeID(space)}},
+		Name: "shop",
+		Volumes: []protect.Volume{
+			{Name: "data", ID: snapshot.VolumeID(data)},
+			{Name: "space", ID: snapshot.VolumeID(space)},
+			{Name: "wal", ID: snapshot.VolumeID(wal), AfterThaw: true},
+		},
 		Members: []protect.Member{{Name: "postgres", Quiescer: q}},
 		Window:  hooks.MaxWindow,
 		Require: protect.ApplicationConsistent,
 	}, func(target string) *postgres.RestoreOptions {
-		return &postgres.RestoreOptions{WAL: os.DirFS(keep), Tablespaces: map[string]string{oid: filepath.Join(target, "space")}}
+		return &postgres.RestoreOptions{WAL: os.DirFS(filepath.Join(target, "wal")), Tablespaces: map[string]string{oid: filepath.Join(target, "space")}}
 	})
 }
 
