@@ -24,7 +24,7 @@ import (
 )
 
 // openSQLite opens the database with one journal mode and busy timeout.
-func openSQLite(t *testing.T, path, mode string, timeout time.Duration) *sql.DB {
+func openSQLite(t testing.TB, path, mode string, timeout time.Duration) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", fmt.Sprintf("file:%s?_pragma=busy_timeout(%d)&_pragma=journal_mode(%s)", path, timeout.Milliseconds(), mode))
 	if err != nil {
@@ -37,7 +37,7 @@ func openSQLite(t *testing.T, path, mode string, timeout time.Duration) *sql.DB 
 	return db
 }
 
-func newSQLite(t *testing.T, db *sql.DB) *sqlite.Quiescer {
+func newSQLite(t testing.TB, db *sql.DB) *sqlite.Quiescer {
 	t.Helper()
 	q, err := sqlite.New(db, nil)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 )
 
 // pgBin returns the directory with the programs of the newest PostgreSQL.
-func pgBin(t *testing.T) string {
+func pgBin(t testing.TB) string {
 	t.Helper()
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	if err != nil {
@@ -35,7 +35,7 @@ func pgBin(t *testing.T) string {
 }
 
 // pgCommand makes a program of PostgreSQL ready to run.
-func pgCommand(ctx context.Context, t *testing.T, program string, args ...string) *exec.Cmd {
+func pgCommand(ctx context.Context, t testing.TB, program string, args ...string) *exec.Cmd {
 	t.Helper()
 	return serverCommand(ctx, t, filepath.Join(pgBin(t), program), args...)
 }
@@ -48,7 +48,7 @@ type pgServer struct {
 }
 
 // initPG makes a cluster in data, with its WAL elsewhere if wal is not empty.
-func initPG(t *testing.T, data, wal string) {
+func initPG(t testing.TB, data, wal string) {
 	t.Helper()
 	args := []string{"-D", data, "-U", "postgres", "-A", "trust", "-k", "--no-sync", "--no-instructions"}
 	if wal != "" {
@@ -60,7 +60,7 @@ func initPG(t *testing.T, data, wal string) {
 }
 
 // startPG starts a server on data.
-func startPG(t *testing.T, data string, settings ...string) *pgServer {
+func startPG(t testing.TB, data string, settings ...string) *pgServer {
 	t.Helper()
 	s := &pgServer{data: data, socket: serverDir(t)}
 	args := []string{"-D", data}
@@ -79,12 +79,12 @@ func startPG(t *testing.T, data string, settings ...string) *pgServer {
 func (s *pgServer) shutdown() { s.end(syscall.SIGINT) }
 
 // open connects as a role to a database.
-func (s *pgServer) open(t *testing.T, role, database string) *sql.DB {
+func (s *pgServer) open(t testing.TB, role, database string) *sql.DB {
 	t.Helper()
 	return openPG(t, s.socket, 5432, role, database)
 }
 
-func openPG(t *testing.T, socket string, port int, role, database string) *sql.DB {
+func openPG(t testing.TB, socket string, port int, role, database string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("pgx", fmt.Sprintf("host=%s port=%d user=%s dbname=%s sslmode=disable connect_timeout=10", socket, port, role, database))
 	if err != nil {
@@ -95,7 +95,7 @@ func openPG(t *testing.T, socket string, port int, role, database string) *sql.D
 }
 
 // exec runs statements that must succeed.
-func (s *pgServer) exec(t *testing.T, statements ...string) {
+func (s *pgServer) exec(t testing.TB, statements ...string) {
 	t.Helper()
 	for _, q := range statements {
 		if _, err := s.db.ExecContext(t.Context(), q); err != nil {

@@ -22,7 +22,7 @@ import (
 // account is who the servers of the tests run as.
 type account struct{ UID, GID int }
 
-func serverAccount(t *testing.T) account {
+func serverAccount(t testing.TB) account {
 	t.Helper()
 	realtest.Require(t, os.Geteuid() == 0, "starting servers as another user needs root")
 	u, err := user.Lookup("nobody")
@@ -34,7 +34,7 @@ func serverAccount(t *testing.T) account {
 
 // serverDir is a directory of the test that others can pass through, and that
 // servers may write to. Its path is short enough for sockets.
-func serverDir(t *testing.T) string {
+func serverDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "protect-") //nolint:usetesting // below t.TempDir only its owner can pass, and its path is too long for a socket
 	if err != nil {
@@ -49,7 +49,7 @@ func serverDir(t *testing.T) string {
 }
 
 // own makes sure that there is a directory, and gives it to the servers.
-func own(t *testing.T, dir string) string {
+func own(t testing.TB, dir string) string {
 	t.Helper()
 	o := serverAccount(t)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -62,7 +62,7 @@ func own(t *testing.T, dir string) string {
 }
 
 // serverCommand makes a program ready to run as servers do.
-func serverCommand(ctx context.Context, t *testing.T, program string, args ...string) *exec.Cmd {
+func serverCommand(ctx context.Context, t testing.TB, program string, args ...string) *exec.Cmd {
 	t.Helper()
 	o := serverAccount(t)
 	c := exec.CommandContext(ctx, program, args...)
@@ -83,7 +83,7 @@ type daemon struct {
 
 // startDaemon starts a server; crash is the signal that ends it without any
 // order.
-func startDaemon(t *testing.T, command func(context.Context) *exec.Cmd, crash syscall.Signal) *daemon {
+func startDaemon(t testing.TB, command func(context.Context) *exec.Cmd, crash syscall.Signal) *daemon {
 	t.Helper()
 	// It must outlive the context of the test: Cleanup ends it.
 	d := &daemon{cmd: command(context.WithoutCancel(t.Context())), log: filepath.Join(serverDir(t), "log"), crash: crash}
@@ -112,7 +112,7 @@ func (d *daemon) said() []byte {
 }
 
 // await waits until the server answers.
-func (d *daemon) await(t *testing.T, ping func(context.Context) error) {
+func (d *daemon) await(t testing.TB, ping func(context.Context) error) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; {
 		err := ping(t.Context())
@@ -141,12 +141,17 @@ func (d *daemon) end(sig syscall.Signal) {
 
 // mountFS makes a small file system on a loop device, until the test is over,
 // that servers may write to.
-func mountFS(t *testing.T, kind string) string {
+func mountFS(t testing.TB, kind string) string {
+	t.Helper()
+	dir := serverDir(t)
+	return mountImage(t, kind, filepath.Join(dir, "image"), filepath.Join(dir, "mount"))
+}
+
+// mountImage makes a file system in a file, and mounts it until the test is over.
+func mountImage(t testing.TB, kind, image, mount string) string {
 	t.Helper()
 	mkfs, err := exec.LookPath("mkfs." + kind)
 	realtest.Require(t, err == nil, "mkfs."+kind+" is missing")
-	dir := serverDir(t)
-	image, mount := filepath.Join(dir, "image"), filepath.Join(dir, "mount")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +175,7 @@ func mountFS(t *testing.T, kind string) string {
 }
 
 // system runs a program that must succeed.
-func system(t *testing.T, name string, args ...string) {
+func system(t testing.TB, name string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
