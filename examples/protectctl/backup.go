@@ -31,6 +31,7 @@ type backupResult struct {
 type backupFlags struct {
 	freezeFlags
 	name, id, require, staging, snapshot, parent string
+	rehearse                                     bool
 }
 
 func (c *cli) backupCommand() *cobra.Command {
@@ -56,6 +57,7 @@ by shared extents where the file system has them (btrfs, XFS), else as copies.`,
 	fs.StringVar(&f.staging, "staging", "", "directory for a hidden one with the snapshots (default: beside the first PATH)")
 	fs.StringVar(&f.parent, "parent", parentNone, "auto does not read files that are unchanged since the last point of the name, by their times; none reads all")
 	fs.StringVar(&f.snapshot, "snapshot", snapshotAuto, "how to cut: live (not at all), reflink or btrfs; auto is reflink if something freezes, else live")
+	fs.BoolVar(&f.rehearse, "rehearse", false, "freeze and thaw, and say how long it took and what is missing; cut and store nothing")
 	f.register(fs)
 	return cmd
 }
@@ -88,11 +90,16 @@ func (c *cli) backup(ctx context.Context, f *backupFlags, paths []string) error 
 			}
 			return c.printBackup(p, nil, time.Since(start))
 		}
-		p, err := c.backupVolumes(ctx, r, app, journal, f)
-		if err != nil {
-			return err
-		}
-		return c.printBackup(p.Point, p, time.Since(start))
+		return c.withProtector(ctx, r, app, journal, f, func(p *protect.Protector) error {
+			if f.rehearse {
+				return c.rehearse(ctx, p, app)
+			}
+			rp, err := p.Run(ctx, *app, f.id)
+			if err != nil {
+				return err
+			}
+			return c.printBackup(rp.Point, rp, time.Since(start))
+		})
 	})
 }
 
@@ -138,6 +145,8 @@ func (f *backupFlags) resolve(stream bool, require protect.Consistency) error {
 		return fmt.Errorf("--parent %q: want auto or none", f.parent)
 	}
 	switch {
+	case f.rehearse && !f.freezes():
+		return errors.New("--rehearse needs something to freeze: --hold, or --freeze and --thaw")
 	case f.freezes() && stream:
 		return errors.New("stdin cannot be frozen: back it up without --hold, --freeze and --thaw")
 	case f.freezes() && f.snapshot == snapshotLive:
@@ -169,8 +178,8 @@ func (f *backupFlags) reuse() repo.Reuse {
 	}
 }
 
-// backupVolumes has a Protector take the point.
-func (c *cli) backupVolumes(ctx context.Context, r *repo.Repository, app *protect.Application, journal hooks.Journal, f *backupFlags) (_ *protect.RecoveryPoint, err error) {
+// withProtector calls do with a Protector for the application.
+func (c *cli) withProtector(ctx context.Context, r *repo.Repository, app *protect.Application, journal hooks.Journal, f *backupFlags, do func(*protect.Protector) error) (err error) {
 	drv := snapshot.NewProvider(&live{}, nil)
 	if f.snapshot != snapshotLive {
 		parent := f.staging
@@ -179,7 +188,7 @@ func (c *cli) backupVolumes(ctx context.Context, r *repo.Repository, app *protec
 		}
 		s, err2 := c.openStaging(ctx, f.snapshot, parent)
 		if err2 != nil {
-			return nil, err2
+			return err2
 		}
 		defer func() { err = errors.Join(err, s.close()) }()
 		drv = snapshot.NewProvider(s.driver, &snapshot.Options{Logger: c.log})
@@ -193,9 +202,9 @@ func (c *cli) backupVolumes(ctx context.Context, r *repo.Repository, app *protec
 		},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return p.Run(ctx, *app, f.id)
+	return do(p)
 }
 
 // backup shows how far a session has come. Nobody knows how much there is.

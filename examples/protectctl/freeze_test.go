@@ -68,6 +68,37 @@ func (w *frozenWorld) startSlow(flags []string) *process {
 	return p
 }
 
+// TestRehearse freezes and thaws, and stores nothing.
+func TestRehearse(t *testing.T) {
+	t.Parallel()
+	for name, flags := range map[string]func(*frozenWorld) []string{"hold": (*frozenWorld).holding, "pair": (*frozenWorld).pairing} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newFrozen(t)
+			var res rehearsalResult
+			w.json(&res, append(flags(w), "backup", "--rehearse", "--require", "application", w.path("data"))...)
+			if res.Level != "application" || res.FrozenMS <= 0 || len(res.Doubts) > 0 || len(res.Members) != 1 || !res.Members[0].Proven {
+				t.Errorf("rehearsal: %+v", res)
+			}
+			if diff := cmp.Diff([]string{"freeze", "thaw"}, w.log()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			var points []pointResult
+			w.json(&points, "list")
+			if len(points) > 0 {
+				t.Errorf("points: %+v", points)
+			}
+		})
+	}
+	w := newFrozen(t)
+	if out := w.fails(exitFailure, "backup", "--rehearse", w.path("data")); !strings.Contains(out, "--rehearse needs") {
+		t.Errorf("nothing to freeze: %s", out)
+	}
+	if out := w.fails(exitFailure, "--hold", w.path("nothing"), "backup", "--rehearse", w.path("data")); !strings.Contains(out, "nothing") {
+		t.Errorf("a program that does not exist: %s", out)
+	}
+}
+
 func TestFreeze(t *testing.T) {
 	t.Parallel()
 	for name, flags := range map[string]func(*frozenWorld) []string{"hold": (*frozenWorld).holding, "pair": (*frozenWorld).pairing} {
