@@ -19,6 +19,11 @@
 // library in the process. A lock that was lost like that is noticed by Held if
 // somebody has committed since, given that the pool allows two connections.
 //
+// # Restore
+//
+// The restored files need no preparation. [Verify] opens nothing itself: it
+// checks what a *sql.DB of the caller shows, every table, index and value.
+//
 // # Limits
 //
 // The database must be on a local file system, since locks over NFS are not
@@ -135,8 +140,16 @@ func (q *Quiescer) Quiesce(ctx context.Context, _ hooks.FreezeRequest) (hooks.Ho
 // isBusy says whether the driver reports SQLITE_BUSY or SQLITE_LOCKED.
 func isBusy(err error) bool {
 	code, ok := resultCode(err)
-	return ok && (code == 5 || code == 6)
+	return ok && (code == resultBusy || code == resultLocked)
 }
+
+// Primary result codes, of https://www.sqlite.org/rescode.html.
+const (
+	resultBusy    = 5
+	resultLocked  = 6
+	resultCorrupt = 11
+	resultNotADB  = 26
+)
 
 // resultCode returns SQLite's primary result code.
 func resultCode(err error) (int, bool) {
