@@ -75,7 +75,9 @@ type Traits struct {
 // FreezeRequest is what a quiescer is asked for.
 type FreezeRequest struct {
 	// Epoch identifies the freeze. A target that can remember it refuses a
-	// request with a smaller epoch than one it has already thawed.
+	// request with a smaller epoch than one it has already thawed, and one that
+	// it has refused for ever: when somebody else holds a freeze, nobody calls
+	// Recover after it, and a duplicate of the request may be on its way.
 	Epoch Epoch
 	// Window is the longest time the target may stay frozen, counted from the
 	// moment it froze. A target that can enforce it (a server-side lease, a

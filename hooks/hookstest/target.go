@@ -71,6 +71,7 @@ func (t *Target) freeze(epoch hooks.Epoch, lease time.Duration) (int, error) {
 		return 0, fmt.Errorf("%w %d, at least %d is required", ErrStale, epoch, t.minEpoch)
 	}
 	if t.frozen {
+		t.minEpoch = max(t.minEpoch, epoch+1) // a duplicate must not come through later
 		return 0, hooks.ErrForeignFreeze
 	}
 	t.frozen, t.epoch = true, epoch
