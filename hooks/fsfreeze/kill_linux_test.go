@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,8 +22,10 @@ import (
 )
 
 var (
-	kills    = flag.Int("kills", 40, "how often the kill test kills")
-	killSeed = flag.Uint64("kill-seed", 0, "seed of the kill test; 0 is a random one")
+	kills      = flag.Int("kills", 40, "how often the kill test kills, both file systems together")
+	stops      = flag.Int("stops", 16, "how often the stop test stops, both file systems together")
+	killSeed   = flag.Uint64("kill-seed", 0, "seed of the kill and the stop test; 0 is a random one")
+	killStrict = flag.Bool("kill-strict", false, "every kill must be thawed within 100 ms, also on a busy machine")
 )
 
 const victimArg = "fsfreeze-victim"
@@ -85,17 +88,53 @@ func startVictim(t *testing.T, l *lab, journal, window, cut string) (*os.Process
 	return cmd.Process, lines
 }
 
-// TestKillParent kills the freezing process with SIGKILL at random moments
-// around the freeze: before, in the middle of the ioctl, while it holds, while
-// it thaws. The file system must be writable within a second, each time.
-func TestKillParent(t *testing.T) {
+// killRand returns the random source of a test.
+func killRand(t *testing.T, what string, n int) *rand.Rand {
+	t.Helper()
 	seed := *killSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	t.Logf("%d kills, -kill-seed %d", *kills, seed)
-	rng := rand.New(rand.NewPCG(seed, 0))
-	var worst time.Duration
+	t.Logf("%d %s, -kill-seed %d", n, what, seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// latencies are what a series of kills or stops took.
+type latencies []time.Duration
+
+func (l latencies) String() string {
+	if len(l) == 0 {
+		return "none"
+	}
+	s := slices.Sorted(slices.Values(l))
+	at := func(permille int) time.Duration { return s[(len(s)-1)*permille/1000].Round(100 * time.Microsecond) }
+	return fmt.Sprintf("%d: p50 %v, p90 %v, p99 %v, max %v", len(s), at(500), at(900), at(990), at(1000))
+}
+
+// slow counts those beyond a limit.
+func (l latencies) slow(limit time.Duration) int {
+	n := 0
+	for _, d := range l {
+		if d > limit {
+			n++
+		}
+	}
+	return n
+}
+
+// quick is how soon the file system is thawed after a kill. The rest of the
+// machine can take the processor away for longer, from the watchdog and from
+// whoever measures, so that a few may take up to patience.
+const (
+	quick    = 100 * time.Millisecond
+	patience = time.Second
+)
+
+// TestKillParent kills the freezing process with SIGKILL at random moments
+// around the freeze: before, in the middle of the ioctl, while it holds, while
+// it thaws. The file system must be writable soon, each time.
+func TestKillParent(t *testing.T) {
+	rng := killRand(t, "kills", *kills)
 	for i, kind := range []string{"ext4", "xfs"} {
 		l := mountLab(t, kind)
 		l.writer(t)
@@ -104,21 +143,24 @@ func TestKillParent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pending := 0
+		var hits, all latencies
 		for range (*kills + i) / 2 {
 			p, _ := startVictim(t, l, journal, "10s", "10ms")
 			<-time.After(time.Duration(rng.Int64N(int64(80 * time.Millisecond))))
 			if err := p.Signal(syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			worst = max(worst, l.thawedWithin(t, time.Second))
+			took := l.thawedWithin(t, patience)
+			all = append(all, took)
 			left, err := recovering.Pending(t.Context())
 			if err != nil {
 				t.Error(err)
 			}
-			pending += len(left)
+			if len(left) > 0 { // the next one recovers it
+				hits = append(hits, took)
+			}
 		}
-		if pending == 0 && *kills >= 40 {
+		if len(hits) == 0 && *kills >= 40 {
 			t.Errorf("%s: no kill hit a freeze", kind)
 		}
 		g, err := hooks.NewGroup("app", []hooks.Member{{Name: "fs", Quiescer: quiescer(t, l)}}, &hooks.GroupOptions{Journal: recovering})
@@ -131,38 +173,83 @@ func TestKillParent(t *testing.T) {
 		if left, err := recovering.Pending(t.Context()); err != nil || len(left) > 0 {
 			t.Errorf("pending after Recover: %v, error %v", left, err)
 		}
-		t.Logf("%s: %d of the kills left an intent", kind, pending)
+		t.Logf("%s: writable after a kill: %v", kind, all)
+		t.Logf("%s: of those that hit a freeze: %v", kind, hits)
+		slow := all.slow(quick)
+		if allowed := max(1, len(all)/100); slow > allowed || slow > 0 && *killStrict {
+			t.Errorf("%s: %d of %d kills took more than %v", kind, slow, len(all), quick)
+		}
 	}
-	t.Logf("writable at most %v after the kill", worst)
 }
 
-// TestStopParent stops the freezing process without killing it: the window
-// ends all the same, and the process is told when it wakes up.
+// TestStopParent stops the freezing process without killing it, at random
+// moments: the window ends all the same, and the process knows when it wakes
+// up.
 func TestStopParent(t *testing.T) {
-	l := mountLab(t, "ext4")
-	p, lines := startVictim(t, l, filepath.Join(t.TempDir(), "journal"), "1s", "100ms")
-	for lines.Scan() && lines.Text() != "frozen" {
+	rng := killRand(t, "stops", *stops)
+	for i, kind := range []string{"ext4", "xfs"} {
+		l := mountLab(t, kind)
+		l.writer(t)
+		journal := filepath.Join(t.TempDir(), "journal")
+		var hits, all latencies
+		for range (*stops + i) / 2 {
+			after := time.Duration(rng.Int64N(int64(150 * time.Millisecond)))
+			took, hit := stopOnce(t, l, journal, after)
+			all = append(all, took)
+			if hit {
+				hits = append(hits, took)
+			}
+		}
+		if len(hits) == 0 && *stops >= 16 {
+			t.Errorf("%s: no stop hit a freeze", kind)
+		}
+		t.Logf("%s: writable after a stop, with a window of %v: %v", kind, stopWindow, all)
+		t.Logf("%s: of those that hit a freeze: %v", kind, hits)
 	}
-	if err := p.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+}
+
+const stopWindow = 500 * time.Millisecond
+
+// stopOnce stops a process that freezes again and again, waits for the thaw,
+// wakes it up, and hears what it says of the freeze that was hit, if one was.
+func stopOnce(t *testing.T, l *lab, journal string, after time.Duration) (took time.Duration, hit bool) {
+	t.Helper()
+	p, lines := startVictim(t, l, journal, stopWindow.String(), "50ms")
+	said := make(chan string, 1000)
+	go func() {
+		defer close(said)
+		for lines.Scan() {
+			said <- lines.Text()
+		}
+	}()
+	<-time.After(after)
 	began := time.Now()
-	if frozen, err := l.frozen(t.Context()); err != nil || !frozen {
-		t.Fatalf("frozen: %t, error %v", frozen, err)
-	}
-	l.thawedWithin(t, 2*time.Second)
-	if took := time.Since(began); took < 500*time.Millisecond {
-		t.Errorf("thawed after %v, long before the window of 1 s ended", took)
-	} else {
-		t.Logf("thawed %v after the stop, the window is 1 s", took)
-	}
-	if err := p.Signal(syscall.SIGCONT); err != nil {
+	stop(t, p.Pid)
+	<-time.After(20 * time.Millisecond) // a freeze that was asked for is done
+	hit, err := l.frozen(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
-	for lines.Scan() && lines.Text() == "frozen" {
+	for len(said) > 0 {
+		<-said // of earlier freezes
 	}
-	// Either the cut or the end of the window comes first when it wakes up.
-	if text := lines.Text(); text != "thawed false" && !strings.HasPrefix(text, "error ") {
-		t.Errorf("after it woke up the process says %q, want that nothing is proven", text)
+	l.thawedWithin(t, stopWindow+patience-time.Since(began))
+	took = time.Since(began)
+	signal(t, p.Pid, syscall.SIGCONT)
+	verdict := ""
+	for text := range said {
+		if !hit || text != "frozen" {
+			verdict = text
+			break
+		}
 	}
+	if hit && verdict != "thawed false" && !strings.HasPrefix(verdict, "error ") {
+		t.Errorf("a freeze was thawed while its process was stopped, and that says %q", verdict)
+	}
+	signal(t, p.Pid, syscall.SIGKILL)
+	for range said {
+	}
+	_, _ = p.Wait()
+	l.thawedWithin(t, patience)
+	return took, hit
 }
