@@ -29,6 +29,10 @@
 // that finds nothing frozen is hooks.ErrHoldLost. A stranger that thaws and
 // freezes again between two of these questions goes unnoticed.
 //
+// The path must lead to the frozen file system when the proof is asked for:
+// another one that was mounted there meanwhile is hooks.ErrHoldLost. What is
+// frozen stays known by its open directory, and is thawed wherever it is.
+//
 // Recover thaws the file system because the journal says that we may have
 // frozen it. If a stranger has frozen it since, that freeze ends.
 //
@@ -37,7 +41,10 @@
 // The process and the watchdog need CAP_SYS_ADMIN in the user namespace that
 // mounted the file system. File systems without freezing (overlay, NFS, FUSE,
 // tmpfs) are refused with an error that wraps errors.ErrUnsupported, and so is
-// the root file system, whose freeze stops the machine. A snapshot that is
+// the root file system, whose freeze stops the machine. So is a mount that shows
+// only a part of a file system (a bind mount of a directory, a btrfs
+// subvolume): the freeze would stop all of it, and its lock would be another
+// one. Name the place where the whole is mounted. A snapshot that is
 // made inside the frozen file system (btrfs subvolume, reflink) blocks for
 // ever: freeze only what is cut from below. Freeze what lies on top first: a
 // file system in a loop file before the one that holds the file.

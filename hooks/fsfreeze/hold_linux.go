@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stillpoint-go/protect/hooks"
 	"github.com/stillpoint-go/protect/internal/watchdog"
 )
@@ -22,6 +24,7 @@ const impatience = 100 * time.Millisecond
 type hold struct {
 	q      *Quiescer
 	epoch  hooks.Epoch
+	device uint64 // of the file system
 	client *watchdog.Client
 
 	mu    sync.Mutex
@@ -89,13 +92,22 @@ func (h *hold) rescue(cause error) error {
 	return nil
 }
 
-// Held implements hooks.Hold.
+// Held implements hooks.Hold: the kernel must still know of a freeze, and the
+// path still lead to what is frozen.
 func (h *hold) Held(ctx context.Context) error {
 	if err := h.client.Held(ctx); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", hooks.ErrHoldLost, err)
 		}
 		return fmt.Errorf("fsfreeze: held %q: %w", h.q.path, translate(err))
+	}
+	// Without h.mu: what is mounted there now may not answer.
+	var st unix.Stat_t
+	if err := unix.Stat(h.q.path, &st); err != nil {
+		return fmt.Errorf("fsfreeze: held %q: %w: %w", h.q.path, hooks.ErrHoldLost, err)
+	}
+	if st.Dev != h.device {
+		return fmt.Errorf("fsfreeze: held %q: %w: another file system is mounted there now", h.q.path, hooks.ErrHoldLost)
 	}
 	return nil
 }

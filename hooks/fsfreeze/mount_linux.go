@@ -39,6 +39,7 @@ var unfreezable = map[string]string{ //nolint:gochecknoglobals // a table that i
 // mount is a line of /proc/self/mountinfo.
 type mount struct {
 	device string // of the superblock, also for btrfs, whose stat has others
+	root   string // what the mount shows of the file system; "/" is all of it
 	point  string
 	kind   string
 }
@@ -100,7 +101,7 @@ func parseMount(line, id string) (mount, bool) {
 		return mount{}, false
 	}
 	kind, _, _ := strings.Cut(types[0], ".") // fuse.sshfs
-	return mount{device: fields[2], point: unescape(fields[4]), kind: kind}, true
+	return mount{device: fields[2], root: unescape(fields[3]), point: unescape(fields[4]), kind: kind}, true
 }
 
 // unescape undoes the octal escapes of space, tab, newline and backslash.

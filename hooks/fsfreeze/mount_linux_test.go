@@ -24,13 +24,13 @@ func FuzzParseMount(f *testing.F) {
 		if optional != "" {
 			optional += " "
 		}
-		line := fmt.Sprintf("36 35 98:0 /root %s rw,noatime %s- %s /dev/sda1 rw", kernel.Replace(point), optional, kernel.Replace(kind))
+		line := fmt.Sprintf("36 35 98:0 /a\\040root %s rw,noatime %s- %s /dev/sda1 rw", kernel.Replace(point), optional, kernel.Replace(kind))
 		_, _ = parseMount(line+point, point) // whatever it is
 		if _, ok := parseMount(line, "37"); ok {
 			t.Fatalf("%q is of another mount", line)
 		}
 		want, _, _ := strings.Cut(kernel.Replace(kind), ".")
-		if m, ok := parseMount(line, "36"); !ok || m != (mount{device: "98:0", point: point, kind: want}) {
+		if m, ok := parseMount(line, "36"); !ok || m != (mount{device: "98:0", root: "/a root", point: point, kind: want}) {
 			t.Fatalf("%q is %+v, %t", line, m, ok)
 		}
 	})

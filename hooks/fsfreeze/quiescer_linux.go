@@ -105,6 +105,11 @@ func (q *Quiescer) check(dir *os.File) (device uint64, err error) {
 	if reason, ok := unfreezable[m.kind]; ok {
 		return 0, fmt.Errorf("fsfreeze: %q is %s, %s: %w", q.path, m.kind, reason, errors.ErrUnsupported)
 	}
+	if m.root != "/" {
+		// The freeze would hit the rest of it too, be it the disk of the host,
+		// and the lock would be another one than that of who freezes the whole.
+		return 0, fmt.Errorf("fsfreeze: %q shows only %q of its file system, use the place where all of it is mounted: %w", q.path, m.root, errors.ErrUnsupported)
+	}
 	root, err := mountOfPath("/")
 	if err != nil {
 		return 0, err
@@ -155,7 +160,7 @@ func (q *Quiescer) Quiesce(ctx context.Context, req hooks.FreezeRequest) (hooks.
 		client.Close()
 		return nil, errors.Join(q.failed(ctx, client, dir, err), dir.Close())
 	}
-	h := &hold{q: q, epoch: req.Epoch, dir: dir, client: client, ended: make(chan struct{})}
+	h := &hold{q: q, epoch: req.Epoch, device: device, dir: dir, client: client, ended: make(chan struct{})}
 	q.mu.Lock()
 	q.live = h
 	q.mu.Unlock()
