@@ -5,9 +5,11 @@ package fsfreeze_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -98,11 +100,29 @@ func (l *lab) thawedWithin(t *testing.T, limit time.Duration) time.Duration {
 		}
 		return time.Since(began)
 	case <-time.After(limit):
-		t.Errorf("not writable within %v", limit)
+		t.Errorf("not writable within %v; the watchdogs are: %s", limit, watchdogs())
 		_ = watchdog.ThawFS(l.dir)
 		t.Logf("the write ended with: %v", <-wrote)
 		return limit
 	}
+}
+
+// watchdogs says what the kernel does for all watchdogs of this machine.
+func watchdogs() string {
+	var out []string
+	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range paths {
+		cmdline, err := os.ReadFile(path)
+		if err != nil || !strings.HasSuffix(string(cmdline), "\x00"+watchdog.Arg+"\x00") {
+			continue
+		}
+		tasks, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "task", "*", "stack"))
+		for _, task := range tasks {
+			stack, _ := os.ReadFile(task)
+			out = append(out, fmt.Sprintf("%s: %s", task, stack))
+		}
+	}
+	return strings.Join(out, "\n")
 }
 
 // writer appends to a file until the test ends, and counts.

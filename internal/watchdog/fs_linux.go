@@ -79,8 +79,17 @@ func openFS(spec Spec, lock *os.File) (target, error) {
 	return &fileSystem{dir: dir, lock: lock}, nil
 }
 
-// freeze ignores ctx: the kernel cannot be interrupted.
-func (s *fileSystem) freeze(context.Context) error { return FreezeFS(s.dir) }
+// freeze writes dirty data first, as long as nobody has to wait for it: once the
+// kernel freezes, it blocks writers and cannot be interrupted.
+func (s *fileSystem) freeze(ctx context.Context) error {
+	if err := unix.Syncfs(int(s.dir.Fd())); err != nil {
+		return fmt.Errorf("syncfs: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return FreezeFS(s.dir)
+}
 
 // undo is false: the kernel's errors are exact.
 func (s *fileSystem) undo() bool { return false }
