@@ -138,8 +138,8 @@ func (w *simWay) draw() simDraw {
 // do is one request of a process, with all that can happen to it.
 func (w *simWay) do(ctx context.Context, op, to string, effect func() error) error {
 	s := w.p.s
-	s.calls.Add(1)
-	defer s.calls.Done()
+	s.under(1)
+	defer s.under(-1)
 	d := w.draw()
 	w.awake()
 	defer w.awake() // only then it has the reply

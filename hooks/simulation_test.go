@@ -162,7 +162,7 @@ func (s *sim) run(t *testing.T) {
 	}
 	wg.Wait()
 	s.aftermath(t)
-	s.calls.Wait() // those of the dead as well
+	s.settle()
 }
 
 // aftermath starts a process that nothing happens to: it thaws at once what

@@ -50,10 +50,10 @@ type sim struct {
 	journal *hooks.MemJournal
 	hidden  map[hooks.Epoch]bool // intents that are not there yet
 
-	calls sync.WaitGroup // that are under way
-
 	mu     sync.Mutex
 	actors int
+	begun  int // calls
+	active int // calls that are under way
 	trace  []string
 	wrong  []string
 	stats  simStats
@@ -91,6 +91,28 @@ func (s *sim) later(d time.Duration, do func()) {
 		defer s.mu.Unlock()
 		do()
 	})
+}
+
+// under counts a call that begins or, with -1, ends.
+func (s *sim) under(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active += n
+	s.begun++
+}
+
+// settle waits for the calls that nobody waits for, also those of the dead, and
+// for what they lead to.
+func (s *sim) settle() {
+	for begun := -1; ; time.Sleep(time.Minute) { // longer than a Group tries
+		s.mu.Lock()
+		quiet := s.active == 0 && s.begun == begun
+		begun = s.begun
+		s.mu.Unlock()
+		if quiet {
+			return
+		}
+	}
 }
 
 // simTarget obeys requests, whoever they come from and however late. Its fields
