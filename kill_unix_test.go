@@ -102,6 +102,8 @@ func (g *generations) obey(r io.Reader) bool {
 	switch {
 	case verb == "freeze" && g.frozen.IsZero():
 		g.frozen = time.Now()
+	case verb == "held":
+		return !g.frozen.IsZero()
 	case verb == "thaw" && !g.frozen.IsZero():
 		g.worst = max(g.worst, time.Since(g.frozen))
 		g.frozen = time.Time{}
@@ -172,7 +174,8 @@ func open(ctx context.Context, base string) (*protect.Protector, *repo.Repositor
 		return nil, nil, app, err
 	}
 	socket := filepath.Join(base, "app.sock")
-	pair, err := command.NewPair([]string{exe, "ask", "freeze", socket}, []string{exe, "ask", "thaw", socket}, &command.Options{Helper: []string{exe}, Env: quick, Lock: base})
+	pair, err := command.NewPair([]string{exe, "ask", "freeze", socket}, []string{exe, "ask", "thaw", socket},
+		&command.Options{Helper: []string{exe}, Env: quick, Lock: base, Held: []string{exe, "ask", "held", socket}})
 	if err != nil {
 		return nil, nil, app, err
 	}

@@ -43,8 +43,8 @@ func (c *cli) backupCommand() *cobra.Command {
 named like its last element; "-" is the volume "stdin". What earlier points of
 the same --name hold is not read into the repository again.
 
---hold, --freeze and --thaw take a program with its arguments, which a shell
-would understand the same way; none is used. Their working directory is /.
+--hold, --freeze, --thaw and --held take a program with its arguments, which a
+shell would understand the same way; none is used. Their working directory is /.
 While the application is frozen the volumes are cloned into a staging directory,
 by shared extents where the file system has them (btrfs, XFS), else as copies.`,
 		Args: cobra.MinimumNArgs(1),

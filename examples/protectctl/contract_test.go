@@ -164,6 +164,7 @@ func TestFailures(t *testing.T) {
 		"missing path":           {"backup", w.path("missing")},
 		"path given twice":       {"backup", data, data},
 		"stdin given twice":      {"backup", "-", "-"},
+		"held alone":             {"backup", "--held", "true", data},
 		"hold and pair":          {"backup", "--hold", "cat", "--freeze", "true", "--thaw", "true", data},
 		"freeze alone":           {"backup", "--freeze", "true", data},
 		"stdin held":             {"backup", "--hold", "cat", "-"},

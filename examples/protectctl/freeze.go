@@ -24,15 +24,16 @@ const thawGrace = 10 * time.Second
 
 // freezeFlags say how to freeze the application.
 type freezeFlags struct {
-	hold, freeze, thaw string
-	window             time.Duration
-	journal            string
+	hold, freeze, thaw, held string
+	window                   time.Duration
+	journal                  string
 }
 
 func (f *freezeFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.hold, "hold", "", "program that freezes, prints READY, and thaws when its stdin ends")
 	fs.StringVar(&f.freeze, "freeze", "", "program that freezes the application until --thaw")
 	fs.StringVar(&f.thaw, "thaw", "", "program that thaws it; it runs whatever happens, also when nothing is frozen")
+	fs.StringVar(&f.held, "held", "", "program that ends with 0 only if the application is still frozen by --freeze; without it nothing is proven")
 	fs.DurationVar(&f.window, "window", hooks.DefaultWindow, "longest time for the application to be frozen, at most "+hooks.MaxWindow.String())
 	fs.StringVar(&f.journal, "journal", "", "directory that remembers freezes over the death of this program; default: in the user's cache")
 }
@@ -44,6 +45,8 @@ func (f *freezeFlags) check() error {
 		return errors.New("--hold does what --freeze and --thaw do: use one or the other")
 	case (f.freeze == "") != (f.thaw == ""):
 		return errors.New("--freeze and --thaw belong together")
+	case f.held != "" && f.freeze == "":
+		return errors.New("--held belongs to --freeze and --thaw")
 	case f.window <= 0:
 		return fmt.Errorf("--window %v: want more than that", f.window)
 	}
@@ -79,6 +82,9 @@ func (f *freezeFlags) members(opts command.Options) ([]protect.Member, error) {
 		thaw, err := shlex.Split(f.thaw)
 		if err != nil {
 			return nil, fmt.Errorf("--thaw: %w", err)
+		}
+		if opts.Held, err = shlex.Split(f.held); err != nil {
+			return nil, fmt.Errorf("--held: %w", err)
 		}
 		self, err := os.Executable()
 		if err != nil {

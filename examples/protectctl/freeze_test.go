@@ -27,6 +27,7 @@ func newFrozen(t *testing.T) *frozenWorld {
 	// Each writes the state into the volume, and what it did into the log.
 	w.script("freeze", fmt.Sprintf("echo frozen >%[1]s/data/state; echo freeze >>%[1]s/log; echo bin.000042", w.dir))
 	w.script("thaw", fmt.Sprintf("echo running >%[1]s/data/state; echo thaw >>%[1]s/log", w.dir))
+	w.script("held", fmt.Sprintf("grep -q frozen %s/data/state", w.dir))
 	w.script("hold", fmt.Sprintf("%[1]s/freeze >/dev/null; echo READY; cat >/dev/null; %[1]s/thaw; echo bin.000042", w.dir))
 	return w
 }
@@ -34,7 +35,7 @@ func newFrozen(t *testing.T) *frozenWorld {
 func (w *frozenWorld) holding() []string { return []string{"--hold", w.path("hold")} }
 
 func (w *frozenWorld) pairing() []string {
-	return []string{"--freeze", w.path("freeze"), "--thaw", w.path("thaw"), "--journal", w.path("journal")}
+	return []string{"--freeze", w.path("freeze"), "--thaw", w.path("thaw"), "--held", w.path("held"), "--journal", w.path("journal")}
 }
 
 // log returns what the programs did.

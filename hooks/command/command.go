@@ -37,8 +37,9 @@
 // for. A program that leaves others behind, or acts on another machine, has to
 // see to those itself, by PROTECT_EPOCH.
 //
-// Nobody asks the target whether a pair held: the proof says that its thaw
-// program had not run. A thaw by somebody else goes unnoticed.
+// What a pair freezes can be thawed by others, or restarted. So a third program
+// (Options.Held) asks the target whether it is still frozen. Without it a hold
+// is never proven: that the thaw program has not run says nothing of the target.
 //
 // # Environment
 //
@@ -105,6 +106,12 @@ type Options struct {
 	// one. It must be local. A file that is missing is created, empty. On
 	// systems without flock, like Windows, it protects from nothing.
 	Lock string
+	// Held is the program of a pair, and its arguments, that asks the target
+	// for the proof: it ends with status 0 only if the target has been frozen
+	// without a gap since the freeze program of the freeze PROTECT_EPOCH ended.
+	// That it is frozen is enough if nobody else freezes it. The program has no
+	// lock and must change nothing. Without it, no hold is proven.
+	Held []string
 	// ThawTimeout bounds one run of the thaw program of a pair. Zero means
 	// 10 s. Runs that fail are repeated for a minute.
 	ThawTimeout time.Duration

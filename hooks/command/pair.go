@@ -27,6 +27,7 @@ const patience = 10 * time.Second
 // concurrent use.
 type Pair struct {
 	freeze, thaw []string
+	held         []string // nil: nobody asks the target
 	opts         Options
 
 	mu   sync.Mutex
@@ -39,8 +40,9 @@ var (
 )
 
 // NewPair returns a quiescer that runs freeze to freeze and thaw to thaw; both
-// are a program and its arguments. They are looked up now, in the PATH of this
-// process if they have no slash, and must exist. Options.Helper and Options.Lock are required.
+// are a program and its arguments. They are looked up now, as is Options.Held, in
+// the PATH of this process if they have no slash, and must exist. Options.Helper
+// and Options.Lock are required, and without Options.Held nothing is proven.
 func NewPair(freeze, thaw []string, opts *Options) (*Pair, error) {
 	o, err := opts.check()
 	if err != nil {
@@ -62,7 +64,13 @@ func NewPair(freeze, thaw []string, opts *Options) (*Pair, error) {
 	if thaw, err = resolve("thaw", thaw); err != nil {
 		return nil, err
 	}
-	return &Pair{freeze: freeze, thaw: thaw, opts: o}, nil
+	var held []string
+	if len(o.Held) > 0 {
+		if held, err = resolve("held", o.Held); err != nil {
+			return nil, err
+		}
+	}
+	return &Pair{freeze: freeze, thaw: thaw, held: held, opts: o}, nil
 }
 
 // Traits implements hooks.Quiescer: a persistent freeze.
@@ -218,10 +226,20 @@ func (h *pairHold) guard(ctx context.Context) {
 	}
 }
 
-// Held implements hooks.Hold: the watchdog must answer that it has not thawed.
+// errUnasked is the doubt about a target that nobody can ask.
+var errUnasked = errors.New("nobody asks the target whether it is still frozen, since there is no program for it")
+
+// Held implements hooks.Hold: the watchdog must answer that it has not thawed,
+// and the target, which may have been restarted, that it is frozen.
 func (h *pairHold) Held(ctx context.Context) error {
 	if err := h.client.Held(ctx); err != nil {
 		return fmt.Errorf("command: %w: %w", hooks.ErrHoldLost, err)
+	}
+	if h.q.held == nil {
+		return fmt.Errorf("command: %w: %w", hooks.ErrHoldLost, errUnasked)
+	}
+	if _, err := watchdog.RunProgram(ctx, h.q.held, h.q.opts.environ(h.req), hooks.MaxEvidence, nil); err != nil {
+		return fmt.Errorf("command: held with %q: %w: %w", h.q.held[0], hooks.ErrHoldLost, err)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func newPair(t *testing.T, f flagFile, mode string) *command.Pair {
 	t.Helper()
 	exe := executable(t)
 	q, err := command.NewPair([]string{exe, "freeze", mode, string(f)}, []string{exe, "thaw", mode, string(f)},
-		&command.Options{Helper: []string{exe}, Env: quick, ThawTimeout: 5 * time.Second, Lock: string(f) + ".lock"})
+		pairOptions(exe, mode, string(f)))
 	if err != nil {
 		t.Fatal(err)
 	}

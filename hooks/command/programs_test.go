@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 			os.Exit(watchdog.Main(context.Background(), os.Stdin, os.Stdout))
 		case "held":
 			os.Exit(held(os.Args[2], os.Args[3]))
-		case "freeze", "thaw":
+		case "freeze", "thaw", "still":
 			os.Exit(pair(os.Args[1], os.Args[2], os.Args[3]))
 		case "hold":
 			os.Exit(holdAndWait(os.Args[2]))
@@ -100,8 +100,15 @@ func held(mode, path string) int {
 	return 0
 }
 
-// pair is the two programs of a target that is frozen while a file exists.
+// pair is the programs of a target that is frozen while a file exists.
 func pair(op, mode, path string) int {
+	if op == "still" {
+		if !exists(path) {
+			fmt.Fprintln(os.Stderr, "it runs")
+			return 8
+		}
+		return 0
+	}
 	if op == "thaw" {
 		if mode == "fails-once" {
 			if err := os.WriteFile(path+".tried", nil, 0o600); err == nil && os.Remove(path+".first") == nil {
@@ -141,13 +148,20 @@ func pair(op, mode, path string) int {
 	return 0
 }
 
+// pairOptions are the options of a pair that can be proven.
+func pairOptions(exe, mode, path string) *command.Options {
+	return &command.Options{
+		Helper: []string{exe}, Env: quick, ThawTimeout: 5 * time.Second, Lock: path + ".lock", Held: []string{exe, "still", mode, path},
+	}
+}
+
 // stay freezes with a pair, once, and waits to be killed.
 func stay(mode, path, journal string) int {
 	exe, err := os.Executable()
 	if err != nil {
 		return 1
 	}
-	q, err := command.NewPair([]string{exe, "freeze", mode, path}, []string{exe, "thaw", mode, path}, &command.Options{Helper: []string{exe}, Env: quick, Lock: path + ".lock"})
+	q, err := command.NewPair([]string{exe, "freeze", mode, path}, []string{exe, "thaw", mode, path}, pairOptions(exe, mode, path))
 	if err != nil {
 		return 1
 	}
@@ -174,7 +188,7 @@ func victim(window, path string) int {
 	if err != nil {
 		return 1
 	}
-	q, err := command.NewPair([]string{exe, "freeze", "good", path}, []string{exe, "thaw", "good", path}, &command.Options{Helper: []string{exe}, Env: quick, Lock: path + ".lock"})
+	q, err := command.NewPair([]string{exe, "freeze", "good", path}, []string{exe, "thaw", "good", path}, pairOptions(exe, "good", path))
 	if err != nil {
 		return 1
 	}
