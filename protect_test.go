@@ -34,7 +34,7 @@ type world struct {
 	bucket  *repotest.Bucket
 	fake    *snapshottest.Fake
 	targets []*hookstest.Target
-	journal *hooks.MemJournal
+	journal hooks.Journal
 }
 
 // newWorld has two volumes with known content and one that is cut after the

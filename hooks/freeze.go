@@ -252,7 +252,9 @@ func (f *freeze) thaw(ctx context.Context) []error {
 			f.keep(m.Name, m.evidence)
 		}
 	}
-	f.report.Frozen = time.Since(f.began)
+	if f.g.freezes() {
+		f.report.Frozen = time.Since(f.began)
+	}
 	f.report.Thaw = time.Since(began)
 	return errs
 }
@@ -320,9 +322,11 @@ func (f *freeze) finish(ctx context.Context) error {
 			f.owed++
 		}
 	}
-	if f.owed == 0 {
+	switch {
+	case f.epoch == 0: // nothing is frozen
+	case f.owed == 0:
 		f.endIntent(ctx)
-	} else {
+	default:
 		f.g.logger.Error("members may still be frozen; their intent stays in the journal", "epoch", f.epoch, "members", f.owed)
 	}
 	size := 0

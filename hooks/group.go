@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -190,9 +191,9 @@ func checkMember(m Member, journal bool) error {
 	return nil
 }
 
-// Prepare asks every member that is a Preparer to work ahead of the window,
-// in the order of the group, and joins their errors, which name the member. It blocks no
-// writes, touches no journal, and may run at any time.
+// Prepare asks every member that is a Preparer to work ahead of the window, in
+// the order of the group, and joins their errors, which name the member. It
+// blocks no writes, touches no journal, and may run at any time.
 func (g *Group) Prepare(ctx context.Context) error {
 	var errs []error
 	for _, m := range g.members {
@@ -216,9 +217,10 @@ func (g *Group) Prepare(ctx context.Context) error {
 // people who read the journal: 1 to 256 bytes of printable UTF-8.
 //
 // The context of cut ends a margin before the window does. The members thaw,
-// rank by rank in reverse order, on every path: success, error, end of ctx, end of the window,
-// a panic in cut or in a quiescer, which is contained and returned as a
-// *PanicError, and runtime.Goexit in cut. The thaw does not depend on ctx.
+// rank by rank in reverse order, on every path: success, error, end of ctx, end
+// of the window, a panic in cut or in a quiescer, which is contained and
+// returned as a *PanicError, and runtime.Goexit in cut. The thaw does not depend
+// on ctx.
 //
 // A cut that ignores its context is given up on when the window ends; the
 // error wraps ErrWindowExceeded. After the thaw Do waits ThawTimeout for it
@@ -256,23 +258,40 @@ func (g *Group) Do(ctx context.Context, id string, cut func(context.Context) err
 	if len(g.members) == 0 {
 		return g.cutOnly(ctx, cut)
 	}
-	if err := g.admit(ctx); err != nil {
+	epoch, err := g.begin(ctx, id)
+	if err != nil {
 		return nil, err
+	}
+	f := newFreeze(g, epoch)
+	err = f.run(ctx, cut)
+	return f.report, err
+}
+
+// freezes says whether a member freezes anything.
+func (g *Group) freezes() bool {
+	return slices.ContainsFunc(g.members, func(m Member) bool { return m.Quiescer.Traits().Release != Nothing })
+}
+
+// begin admits a freeze and journals the intent: without a durable one nobody
+// would thaw what we leave if we die. Where nothing is frozen, the epoch is 0.
+func (g *Group) begin(ctx context.Context, id string) (Epoch, error) {
+	if !g.freezes() {
+		return 0, nil
+	}
+	if err := g.admit(ctx); err != nil {
+		return 0, err
 	}
 	var names []string
 	for _, m := range g.inOrder() {
 		names = append(names, m.Name)
 	}
-	// Without a durable intent nobody would thaw what we leave if we die.
 	epoch, err := g.journal.Begin(ctx, Intent{
 		Application: g.name, ID: id, Members: names, Window: g.opts.Window, Began: time.Now().UTC(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("hooks: journal the intent to freeze: %w", err)
+		return 0, fmt.Errorf("hooks: journal the intent to freeze: %w", err)
 	}
-	f := newFreeze(g, epoch)
-	err = f.run(ctx, cut)
-	return f.report, err
+	return epoch, nil
 }
 
 // Rehearse does everything but the cut: it lets the members prepare, freezes

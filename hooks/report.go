@@ -9,12 +9,13 @@ import (
 
 // Report says what a freeze was and what it proves.
 type Report struct {
-	// Epoch numbers the freeze; zero if the group has no members.
+	// Epoch numbers the freeze; zero if no member freezes anything.
 	Epoch Epoch
 	// Window is the configured longest time for the freeze.
 	Window time.Duration
 	// Frozen is the measured time from the begin of the first Quiesce to the
 	// return of the last Thaw: the longest any member can have been frozen.
+	// Zero if no member freezes anything.
 	Frozen time.Duration
 	// Quiesce is the part of Frozen until every member held.
 	Quiesce time.Duration
