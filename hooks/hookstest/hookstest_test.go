@@ -118,3 +118,19 @@ func TestTargetRefusesStaleEpoch(t *testing.T) {
 		t.Errorf("Quiesce(8): %v", err)
 	}
 }
+
+// TestTargetRefusesForGood refuses a freeze because of a stranger, and its
+// duplicate when the stranger has gone.
+func TestTargetRefusesForGood(t *testing.T) {
+	target := &hookstest.Target{}
+	stranger, q := hookstest.Scripted(target, nil), hookstest.Scripted(target, nil)
+	if _, err := stranger.Quiesce(t.Context(), hooks.FreezeRequest{Epoch: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []error{hooks.ErrForeignFreeze, hookstest.ErrStale} {
+		if _, err := q.Quiesce(t.Context(), hooks.FreezeRequest{Epoch: 7}); !errors.Is(err, want) {
+			t.Errorf("Quiesce(7): error %v, want %v", err, want)
+		}
+		target.Lose()
+	}
+}
