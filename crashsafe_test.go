@@ -10,6 +10,7 @@ import (
 
 	"github.com/stillpoint-go/protect"
 	"github.com/stillpoint-go/protect/hooks"
+	"github.com/stillpoint-go/protect/hooks/crashsafe"
 	"github.com/stillpoint-go/protect/snapshot/snapshottest"
 )
 
@@ -37,7 +38,7 @@ func TestCrashSafe(t *testing.T) {
 			w := newWorld(t, &tt.fake)
 			w.journal = noIntents{w.journal}
 			p := w.start(t, &process{})
-			q, err := hooks.NewCrashSafe(reason)
+			q, err := crashsafe.New(reason)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,7 +50,7 @@ func TestCrashSafe(t *testing.T) {
 			if rp.Level != tt.want || rp.Frozen != 0 {
 				t.Errorf("level %s after a freeze of %v, want %s and none; doubts %q", rp.Level, rp.Frozen, tt.want, rp.Doubts)
 			}
-			if got := string(rp.Point.Evidence["log"][hooks.CrashSafeEvidence]); got != reason {
+			if got := string(rp.Point.Evidence["log"][crashsafe.Evidence]); got != reason {
 				t.Errorf("the point says %q of why nothing was frozen, want %q", got, reason)
 			}
 			if tt.want == protect.ApplicationConsistent {

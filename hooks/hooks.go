@@ -48,7 +48,8 @@ const (
 	// Session freezes end with the connection or child process that holds
 	// them: a database transaction, a program held on its standard input.
 	Session
-	// Nothing is what has to be released of a quiescer that freezes nothing.
+	// Nothing has to be released of a quiescer that freezes nothing
+	// (crashsafe.New).
 	Nothing
 )
 

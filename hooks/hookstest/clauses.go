@@ -16,7 +16,7 @@ func testTraits(s *suite) {
 	if again := s.Quiescer.Traits(); again != traits {
 		s.Errorf("Traits: %+v, then %+v: they must be constant", traits, again)
 	}
-	if traits.Release != hooks.Persistent && traits.Release != hooks.Session && traits.Release != hooks.Nothing {
+	if traits.Release != hooks.Persistent && traits.Release != hooks.Session {
 		s.Errorf("Traits: unknown release %d", traits.Release)
 	}
 	if traits.Scope != hooks.Filesystem && traits.Scope != hooks.Application {

@@ -155,6 +155,9 @@ func (s *server) freeze(ctx context.Context, id int, window time.Duration) int {
 			cancel()
 		}
 	}
+	if err != nil && early != "" {
+		err = fmt.Errorf("%s: %w", early, err) // which may be why it failed
+	}
 	switch {
 	case err != nil && !s.target.undo():
 		r := reply{ID: id, Final: true, Output: s.target.output()}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package hooks_test
+package crashsafe_test
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stillpoint-go/protect/hooks"
+	"github.com/stillpoint-go/protect/hooks/crashsafe"
+	"github.com/stillpoint-go/protect/hooks/hookstest"
 )
 
 // readOnlyJournal has no room for intents.
@@ -26,11 +28,11 @@ func (readOnlyJournal) End(context.Context, hooks.Epoch) error { return errReadO
 
 func (readOnlyJournal) Remember(context.Context, hooks.PastFreeze) error { return errReadOnly }
 
-// TestCrashSafe costs nothing: no intent, no gap, no budget.
-func TestCrashSafe(t *testing.T) {
+// TestCostsNothing costs nothing: no intent, no gap, no budget.
+func TestCostsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const reason = "it syncs its log before it acknowledges"
-		q, err := hooks.NewCrashSafe(reason)
+		q, err := crashsafe.New(reason)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +50,7 @@ func TestCrashSafe(t *testing.T) {
 			if err != nil || !report.Proven() || report.Frozen != 0 || report.Epoch != 0 || report.Unfinished != "" {
 				t.Errorf("error %v, report %+v", err, report)
 			}
-			if got := string(report.Evidence["b"][hooks.CrashSafeEvidence]); got != reason {
+			if got := string(report.Evidence["b"][crashsafe.Evidence]); got != reason {
 				t.Errorf("evidence %q, want %q", got, reason)
 			}
 			if traits := report.Members[0].Traits; !traits.AtomicCut || traits.Scope != hooks.Application {
@@ -58,13 +60,13 @@ func TestCrashSafe(t *testing.T) {
 	})
 }
 
-// TestCrashSafeBesideOthers is a freeze like any other if somebody freezes.
-func TestCrashSafeBesideOthers(t *testing.T) {
-	q, err := hooks.NewCrashSafe("it is")
+// TestBesideOthers is a freeze like any other if somebody freezes.
+func TestBesideOthers(t *testing.T) {
+	q, err := crashsafe.New("it is")
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := hooks.NewGroup("app", []hooks.Member{{Name: "a", Quiescer: q}, {Name: "b", Quiescer: &finalThaw{}}},
+	g, err := hooks.NewGroup("app", []hooks.Member{{Name: "a", Quiescer: q}, {Name: "b", Quiescer: hookstest.Scripted(&hookstest.Target{}, nil)}},
 		&hooks.GroupOptions{Journal: readOnlyJournal{hooks.NewMemJournal()}})
 	if err != nil {
 		t.Fatal(err)
@@ -74,13 +76,13 @@ func TestCrashSafeBesideOthers(t *testing.T) {
 	}
 }
 
-func TestCrashSafeRefuses(t *testing.T) {
+func TestRefuses(t *testing.T) {
 	for _, reason := range []string{"", "two\nlines", strings.Repeat("x", 1025)} {
-		if _, err := hooks.NewCrashSafe(reason); err == nil {
+		if _, err := crashsafe.New(reason); err == nil {
 			t.Errorf("a reason of %d bytes: no error", len(reason))
 		}
 	}
-	q, err := hooks.NewCrashSafe(strings.Repeat("x", 1024))
+	q, err := crashsafe.New(strings.Repeat("x", 1024))
 	if err != nil {
 		t.Fatal(err)
 	}
