@@ -45,6 +45,7 @@ func (p *simProcess) stop(d time.Duration) {
 // of its own.
 type simWay struct {
 	p     *simProcess
+	to    *simTarget // nil: the journal
 	rng   *rand.Rand
 	tick  time.Duration // makes its instants its own
 	waits int           // calls that waited for the process
@@ -95,6 +96,7 @@ const (
 	stoppedBefore
 	stoppedAfter
 	clockJump
+	targetRestarts // while this or the next requests are under way
 	noFault
 )
 
@@ -117,8 +119,12 @@ func (w *simWay) draw() simDraw {
 		after:  random(w.rng, 20*time.Millisecond) + w.tick,
 	}
 	switch d.fault {
-	case lateEffect, lateAgain, duplicated:
-		d.way = random(w.rng, 30*time.Second) + w.tick
+	case lateEffect, lateAgain, duplicated, targetRestarts:
+		limit := 30 * time.Second
+		if d.fault == targetRestarts || w.rng.IntN(2) == 0 {
+			limit = 3 * time.Second
+		}
+		d.way = random(w.rng, limit) + w.tick
 	case slow:
 		d.slow = random(w.rng, 5*time.Second) + w.tick
 	case slowReply:
@@ -173,6 +179,10 @@ func (w *simWay) do(ctx context.Context, op, to string, effect func() error) err
 	case duplicated:
 		w.late(op, to, d.way, effect)
 		w.count("duplicates of " + op)
+	case targetRestarts:
+		if w.to != nil {
+			s.later(d.way, w.to.restart)
+		}
 	case hangs:
 		<-ctx.Done()
 		return ctx.Err()
@@ -226,8 +236,10 @@ type simQuiescer struct {
 }
 
 func (s *sim) quiescer(p *simProcess, t *simTarget) *simQuiescer {
+	way := s.way(p)
+	way.to = t
 	return &simQuiescer{
-		simWay: s.way(p), t: t,
+		simWay: way, t: t,
 		asked: make(map[hooks.Epoch]bool), holds: make(map[hooks.Epoch]bool), thaws: make(map[hooks.Epoch]bool),
 		thawing: make(map[hooks.Epoch]time.Time),
 	}
