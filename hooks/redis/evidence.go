@@ -49,9 +49,11 @@ type Info struct {
 	AppendFsync    string `json:"appendfsync"`
 	AppendFilename string `json:"appendfilename"`
 	AppendDir      string `json:"appenddirname,omitempty"` // empty before version 7
-	// AOFSize is what the server says of its AOF, in bytes. Some versions do not
-	// count the base file until the first rewrite.
-	AOFSize int64 `json:"aof_size"`
+	// AOFLeast and AOFMost bound the size of the AOF in the cut, in bytes, by what
+	// the server said before and after; 0 is no bound. It does not count the base
+	// file that it made when it was started without any.
+	AOFLeast int64 `json:"aof_least"`
+	AOFMost  int64 `json:"aof_most"`
 	// LastSave is when the last RDB was saved, in seconds since 1970, and Changes
 	// how many changes there were since.
 	LastSave int64 `json:"last_save"`
@@ -69,8 +71,11 @@ func newInfo(m Method, srv *server, set settings) *Info {
 		Format: infoFormat, Method: m, Product: srv.product, Version: srv.version,
 		RunID: srv.runID, ReplicationID: srv.replID, Offset: srv.offset, Cluster: srv.cluster,
 		Dir: set.dir, DBFilename: set.dbFilename, AppendOnly: srv.aof, AppendFsync: set.appendFsync,
-		AppendFilename: set.appendFilename, AppendDir: set.appendDir, AOFSize: srv.aofSize,
+		AppendFilename: set.appendFilename, AppendDir: set.appendDir,
 		LastSave: srv.lastSave, Changes: srv.changes, Databases: srv.databases, Keys: srv.keys, Expires: srv.expires,
+	}
+	if m == MethodPaused && srv.aof {
+		i.AOFLeast, i.AOFMost = srv.aofSize, srv.aofSize
 	}
 	for _, m := range srv.modules[:min(maxModules, len(srv.modules))] {
 		i.Modules = append(i.Modules, strings.ToValidUTF8(m[:min(maxModule, len(m))], "?"))

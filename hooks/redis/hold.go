@@ -28,9 +28,14 @@ func (c *client) state(ctx context.Context) (*server, settings, error) {
 }
 
 // Quiesce implements hooks.Quiescer. It freezes nothing. A server that cannot be
-// copied safely is an error, as in Prepare.
+// copied safely is an error, as in Prepare; the first rewrite of an AOF is
+// waited for.
 func (q *Atomic) Quiesce(ctx context.Context, _ hooks.FreezeRequest) (hooks.Hold, error) {
-	srv, set, err := q.state(ctx)
+	set, err := q.settings(ctx)
+	var srv *server
+	if err == nil {
+		srv, err = q.poll(ctx, func(s *server) (bool, error) { return !s.firstRewrite(), nil })
+	}
 	if err == nil {
 		err = errors.Join(append(q.check(srv, set, oldestAtomic), q.checkVolumes(set))...)
 	}
@@ -53,17 +58,17 @@ type atomicHold struct {
 }
 
 // ask compares the server with what it was.
-func (h *atomicHold) ask(ctx context.Context) error {
+func (h *atomicHold) ask(ctx context.Context) (*server, error) {
 	srv, set, err := h.q.state(ctx)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case srv.runID != h.srv.runID:
-		return errors.New("the server was restarted")
+		return nil, errors.New("the server was restarted")
 	case srv.aof != h.srv.aof || set != h.set:
-		return errors.New("settings of the server were changed")
+		return nil, errors.New("settings of the server were changed")
 	}
-	return errors.Join(h.q.check(srv, set, oldestAtomic)...)
+	return srv, errors.Join(h.q.check(srv, set, oldestAtomic)...)
 }
 
 // Held implements hooks.Hold: it is the same server, with the settings that the
@@ -74,7 +79,7 @@ func (h *atomicHold) Held(ctx context.Context) error {
 	if h.done {
 		return lost(errors.New("thawed"))
 	}
-	if err := h.ask(ctx); err != nil {
+	if _, err := h.ask(ctx); err != nil {
 		return lost(err)
 	}
 	return nil
@@ -91,13 +96,27 @@ func (h *atomicHold) Thaw(ctx context.Context) (hooks.Evidence, error) {
 		return nil, fmt.Errorf("redis: thaw: %w", err)
 	}
 	h.done = true
-	if err := h.ask(ctx); err != nil {
-		h.last = lost(err)
-		return nil, h.last
+	now, err := h.ask(ctx)
+	if err == nil {
+		h.kept, err = h.info(now).evidence()
 	}
-	// What the server was before the cut is what the cut has at least.
-	h.kept, h.last = newInfo(MethodAtomic, h.srv, h.set).evidence()
+	if err != nil {
+		h.last = lost(err)
+	}
 	return h.kept, h.last
+}
+
+// info says what the server was before the cut, and how long its AOF can be.
+func (h *atomicHold) info(now *server) *Info {
+	i := newInfo(MethodAtomic, h.srv, h.set)
+	if h.srv.rewriting || now.rewriting || now.rewrites != h.srv.rewrites {
+		return i // it is the one before the rewrite, or the one after
+	}
+	i.AOFMost = now.aofSize
+	if h.set.appendFsync == "always" {
+		i.AOFLeast = h.srv.aofSize
+	}
+	return i
 }
 
 // pausedHold is a pause in force.
@@ -122,10 +141,12 @@ func (h *pausedHold) compare(now *server, set settings) error {
 	switch {
 	case now.runID != was.runID:
 		return errors.New("the server was restarted")
+	case now.resets != was.resets || now.commands < was.commands:
+		return errors.New("the counters were reset (CONFIG RESETSTAT): nobody knows whether the pause was ended")
 	case now.unpauses != was.unpauses:
-		return errors.New("somebody has ended the pause with CLIENT UNPAUSE, or the counters were reset")
+		return errors.New("somebody has ended the pause (CLIENT UNPAUSE)")
 	case now.pauses != was.pauses:
-		return errors.New("somebody else has paused clients, or the counters were reset")
+		return errors.New("somebody else has paused clients (CLIENT PAUSE)")
 	case time.Until(h.end) <= 0 || !now.now.Before(h.leaseEnd) || now.now.Before(was.now):
 		return errors.New("the window is over, or the clock of the server was changed")
 	case set != h.set || now.aof != was.aof:

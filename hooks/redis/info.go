@@ -30,6 +30,7 @@ type server struct {
 	aofSize, aofBase  int64
 	aofBuffer         int64 // bytes that are not written yet
 	pauses, unpauses  int64 // how often the commands were called
+	resets, commands  int64 // the same, of CONFIG RESETSTAT, which forgets it, and of all
 	databases         int
 	keys, expires     int64
 	modules           []string
@@ -87,6 +88,7 @@ func (s *server) fill(f map[string]string) {
 	s.changes, s.lastSave = num("rdb_changes_since_last_save"), num("rdb_last_save_time")
 	s.saves, s.rewrites = num("rdb_saves"), num("aof_rewrites")
 	s.aof, s.aofSize, s.aofBase, s.aofBuffer = yes("aof_enabled"), num("aof_current_size"), num("aof_base_size"), num("aof_buffer_length")
+	s.resets, s.commands = part(f["cmdstat_config|resetstat"], "calls"), num("total_commands_processed")
 	s.pauses, s.unpauses = part(f["cmdstat_client|pause"], "calls"), part(f["cmdstat_client|unpause"], "calls")
 }
 
@@ -103,6 +105,10 @@ func part(list, name string) int64 {
 
 // busy says whether a child of the server is writing files.
 func (s *server) busy() bool { return s.saving || s.rewriting || s.forked }
+
+// firstRewrite says whether this may be the rewrite without which there is no
+// complete AOF: it has been switched on.
+func (s *server) firstRewrite() bool { return s.aof && s.rewriting && s.aofBase == 0 }
 
 // rewriteDue says whether the server will start to rewrite its AOF by itself:
 // it looks several times a second, and at nothing but these numbers.

@@ -43,8 +43,6 @@ func (c *client) check(srv *server, set settings, oldest int) []error {
 		unsafe("the last write of the AOF failed (aof_last_write_status): see the log of the server")
 	case srv.aof && !srv.rewriteOK:
 		unsafe("the last rewrite of the AOF failed (aof_last_bgrewrite_status): see the log of the server")
-	case srv.aof && srv.rewriting && srv.aofBase == 0:
-		unsafe("the AOF was switched on, and its first rewrite has not ended: there is no complete file yet")
 	case !srv.aof && set.save == "":
 		unsafe("persistence is off (appendonly no, and save is empty): nothing is on disk")
 	case !srv.aof && !srv.saveOK:

@@ -96,10 +96,8 @@ func checkFiles(dir string, info *Info) (*files, error) {
 			base = found.bytes
 		}
 	}
-	// Since the last start or rewrite the server counts every byte, except those
-	// of a base that it made for itself when it was started without any.
-	if got, want := found.bytes, info.AOFSize; info.Method == MethodPaused && got != want && got-base != want {
-		return nil, inconsistent("the AOF has %d bytes, %d of them in its base; the server said %d", got, base, want)
+	if got, least, most := found.bytes, info.AOFLeast, info.AOFMost; got < least || most > 0 && got-base > most || least == most && least > 0 && got != least && got-base != least {
+		return nil, inconsistent("the AOF has %d bytes, %d of them in its base; the server said between %d and %d", got, base, least, most)
 	}
 	return found, nil
 }

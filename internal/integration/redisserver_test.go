@@ -43,7 +43,12 @@ func redisBin(t *testing.T) string {
 // startRedis starts a server on data.
 func startRedis(t *testing.T, data string, settings ...string) *redisServer {
 	t.Helper()
-	s := &redisServer{data: data, socket: filepath.Join(serverDir(t), "socket")}
+	return startRedisAt(t, filepath.Join(serverDir(t), "socket"), data, settings...)
+}
+
+func startRedisAt(t *testing.T, socket, data string, settings ...string) *redisServer {
+	t.Helper()
+	s := &redisServer{data: data, socket: socket}
 	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--dir", data, "--daemonize", "no"}, settings...)
 	bin := redisBin(t)
 	s.daemon = startDaemon(t, func(ctx context.Context) *exec.Cmd {
