@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -243,25 +244,30 @@ func redisRefuses(t *testing.T, s *redisServer, want error) {
 	}
 }
 
-// TestRedisAtomic takes points of a busy server on a btrfs subvolume, without
-// any freeze. Its AOF is rewritten all the time, and whatever is acknowledged is
-// on disk.
+// TestRedisAtomic takes points of busy servers on a btrfs subvolume, without any
+// freeze, while the AOF is rewritten all the time. They have what appendfsync
+// promises.
 func TestRedisAtomic(t *testing.T) {
-	mount := mountFS(t, "btrfs")
-	sub := filepath.Join(mount, "shop")
-	system(t, "btrfs", "subvolume", "create", sub)
-	data := own(t, filepath.Join(own(t, sub), "data"))
-	s := startRedis(t, data, "--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-min-size", "64kb", "--auto-aof-rewrite-percentage", "50")
-	load := startRedisLoad(t, s, 4, 500, time.Millisecond)
-	drv, err := btrfs.New(own(t, filepath.Join(mount, "snapshots")), nil)
-	if err != nil {
-		t.Fatal(err)
+	for fsync, ago := range map[string]time.Duration{"always": 0, "everysec": 3 * time.Second} {
+		t.Run(fsync, func(t *testing.T) {
+			mount := mountFS(t, "btrfs")
+			sub := filepath.Join(mount, "shop")
+			system(t, "btrfs", "subvolume", "create", sub)
+			data := own(t, filepath.Join(own(t, sub), "data"))
+			s := startRedis(t, data, "--appendonly", "yes", "--appendfsync", fsync, "--auto-aof-rewrite-min-size", "64kb", "--auto-aof-rewrite-percentage", "50")
+			load := startRedisLoad(t, s, 4, 500, time.Millisecond)
+			drv, err := btrfs.New(own(t, filepath.Join(mount, "snapshots")), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q, err := redis.NewAtomic(redisConn(openRedis(t, s.socket, "", "")), &redis.Options{Volumes: []string{sub}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			waitFor(t, func() bool { return !slices.Contains(load.before(ago), 0) })
+			takeRedisPoints(t, newProtector(t, drv), &noting{Quiescer: q, load: load, ago: ago}, data)
+		})
 	}
-	q, err := redis.NewAtomic(redisConn(openRedis(t, s.socket, "", "")), &redis.Options{Volumes: []string{sub}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	takeRedisPoints(t, newProtector(t, drv), load, q, data)
 }
 
 // TestRedisPaused takes points of busy servers by cloning the files, one by one.
@@ -283,16 +289,15 @@ func TestRedisPaused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			takeRedisPoints(t, newProtector(t, drv), load, q, data)
+			takeRedisPoints(t, newProtector(t, drv), &noting{Quiescer: q, load: load}, data)
 			t.Logf("the longest transfer took %v", time.Duration(load.longest.Load()))
 		})
 	}
 }
 
 // takeRedisPoints takes recovery points, restores and verifies each.
-func takeRedisPoints(t *testing.T, p *protect.Protector, load *redisLoad, q hooks.Quiescer, data string) {
+func takeRedisPoints(t *testing.T, p *protect.Protector, note *noting, data string) {
 	t.Helper()
-	note := &noting{Quiescer: q, load: load}
 	app := protect.Application{
 		Name:    "shop",
 		Volumes: []protect.Volume{{Name: "data", ID: snapshot.VolumeID(data)}},
@@ -301,7 +306,7 @@ func takeRedisPoints(t *testing.T, p *protect.Protector, load *redisLoad, q hook
 		Require: protect.ApplicationConsistent,
 	}
 	for i := range *redisPoints {
-		load.waitMore(t, 20)
+		note.load.waitMore(t, 20)
 		rp, err := p.Run(t.Context(), app, fmt.Sprint("point-", i))
 		if err != nil {
 			t.Fatal(err)
@@ -311,7 +316,7 @@ func takeRedisPoints(t *testing.T, p *protect.Protector, load *redisLoad, q hook
 		if err != nil {
 			t.Fatal(err)
 		}
-		v, err := redis.Verify(t.Context(), redisBin(t), dir, info, &redis.VerifyOptions{Check: load.check(t, note.at)})
+		v, err := redis.Verify(t.Context(), redisBin(t), dir, info, &redis.VerifyOptions{Check: note.load.check(t, note.at)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -111,6 +111,15 @@ type redisLoad struct {
 	acked    []atomic.Int64 // by worker
 	longest  atomic.Int64   // that a transfer took
 	stop     func()
+
+	mu      sync.Mutex
+	history []acked // what was seen, ten times a second
+}
+
+// acked is what was acknowledged at some time.
+type acked struct {
+	at   time.Time
+	seen []int64
 }
 
 // startRedisLoad fills the server and starts workers, until the test is over.
@@ -145,6 +154,17 @@ func startRedisLoad(t *testing.T, s *redisServer, workers, accounts int, pause t
 			}
 		})
 	}
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			l.mu.Lock()
+			l.history = append(l.history, acked{time.Now(), l.seen()})
+			l.mu.Unlock()
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	})
 	l.stop = func() {
 		cancel()
 		s.stop() // go-redis waits for replies, whatever its context
@@ -170,6 +190,22 @@ func (l *redisLoad) seen() []int64 {
 	var seen []int64
 	for w := range l.acked {
 		seen = append(seen, l.acked[w].Load())
+	}
+	return seen
+}
+
+// before returns what every worker had acknowledged so long ago.
+func (l *redisLoad) before(ago time.Duration) []int64 {
+	if ago == 0 {
+		return l.seen()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := make([]int64, len(l.acked))
+	for _, a := range l.history {
+		if time.Since(a.at) >= ago {
+			seen = a.seen
+		}
 	}
 	return seen
 }
@@ -227,10 +263,12 @@ func checkRedis(ctx context.Context, c *goredis.Client, accounts int, before []i
 	return nil
 }
 
-// noting notes what was acknowledged when a freeze began to hold.
+// noting notes what was acknowledged when a freeze began to hold, or some time
+// before that.
 type noting struct {
 	hooks.Quiescer
 	load *redisLoad
+	ago  time.Duration
 	at   []int64
 }
 
@@ -244,6 +282,6 @@ func (n *noting) Prepare(ctx context.Context) error {
 
 func (n *noting) Quiesce(ctx context.Context, req hooks.FreezeRequest) (hooks.Hold, error) {
 	hold, err := n.Quiescer.Quiesce(ctx, req)
-	n.at = n.load.seen()
+	n.at = n.load.before(n.ago)
 	return hold, err
 }
