@@ -63,8 +63,7 @@ func (q *Quiescer) call(ctx context.Context, what string, req request) (*reply, 
 	}
 	resp, err := q.client.Do(r)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
+		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err // without the URL
 		}
 		return nil, err

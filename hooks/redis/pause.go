@@ -12,14 +12,9 @@ import (
 	"github.com/stillpoint-go/protect/hooks"
 )
 
-const (
-	// undoTimeout bounds what is done to undo a pause that came to nothing. The
-	// server ends it by itself if that fails.
-	undoTimeout = 5 * time.Second
-	// foreignPatience is how long a message may take before writes are thought
-	// to be paused.
-	foreignPatience = time.Second
-)
+// undoTimeout bounds what is done to undo a pause that came to nothing. The
+// server ends it by itself if that fails.
+const undoTimeout = 5 * time.Second
 
 // errRewrite says that a rewrite began just before the pause.
 var errRewrite = errors.New("redis: a rewrite of the AOF has begun")
@@ -117,7 +112,7 @@ func (q *Paused) pause(ctx context.Context, end time.Time) (_ *pausedHold, err e
 	if err := q.checkVolumes(set); err != nil {
 		return nil, err
 	}
-	if err := q.writable(ctx, foreignPatience); err != nil {
+	if err := q.writable(ctx); err != nil {
 		return nil, err
 	}
 	window := time.Until(end)
@@ -180,7 +175,7 @@ func (q *Paused) Recover(ctx context.Context, epoch hooks.Epoch) error {
 		return nil
 	}
 	if !q.live.any() {
-		err := q.writable(ctx, foreignPatience)
+		err := q.writable(ctx)
 		if err == nil {
 			return nil
 		}
@@ -191,7 +186,7 @@ func (q *Paused) Recover(ctx context.Context, epoch hooks.Epoch) error {
 	if _, err := q.do(ctx, "CLIENT", "UNPAUSE"); err != nil {
 		return fmt.Errorf("redis: recover: %w", err)
 	}
-	if err := q.writable(ctx, foreignPatience); err != nil {
+	if err := q.writable(ctx); err != nil {
 		return fmt.Errorf("redis: recover: %w", err)
 	}
 	return nil

@@ -26,9 +26,7 @@ const (
 // asked again before and after each cut.
 func (c *client) check(srv *server, set settings, oldest int) []error {
 	var errs []error
-	unsafe := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%w: %s", ErrUnsafe, fmt.Sprintf(format, args...)))
-	}
+	unsafe := func(why string) { errs = append(errs, fmt.Errorf("%w: %s", ErrUnsafe, why)) }
 	if srv.major < oldest {
 		errs = append(errs, fmt.Errorf("the server is compatible with Redis %d.%d, the oldest that is supported here is %d: %w", srv.major, srv.minor, oldest, errors.ErrUnsupported))
 	}
@@ -123,7 +121,7 @@ func (q *Paused) Prepare(ctx context.Context) error {
 	if srv == nil || !srv.aof {
 		errs = append(errs, q.allowed(ctx, "BGSAVE", "?"))
 	}
-	switch err := q.writable(ctx, time.Second); {
+	switch err := q.writable(ctx); {
 	case err != nil:
 		errs = append(errs, err)
 	case !q.live.any():
@@ -179,12 +177,17 @@ func (c *client) beginSave(ctx context.Context) (*server, error) {
 	}
 }
 
-// channel is what is published to. Nobody listens.
-const channel = "protect:probe"
+const (
+	// channel is what is published to. Nobody listens.
+	channel = "protect:probe"
+	// patience is how long a message may take before writes are thought to be
+	// paused.
+	patience = time.Second
+)
 
 // writable returns nil if writes are not paused. A message is no write, but is
 // held back like one; if it is refused, the error is that of the server.
-func (c *client) writable(ctx context.Context, patience time.Duration) error {
+func (c *client) writable(ctx context.Context) error {
 	short, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	_, err := c.do(short, "PUBLISH", channel, "")

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -202,10 +203,7 @@ func TestParseEvidence(t *testing.T) {
 		"file": {"appendfilename", "../a.aof", false}, "directory": {"appenddirname", "/etc", false}, "parent": {"appenddirname", "..", false},
 		"single file": {"appenddirname", "", true}, "no AOF": {"appendonly", false, true},
 	} {
-		m := map[string]any{}
-		for k, v := range good {
-			m[k] = v
-		}
+		m := maps.Clone(good)
 		m[tt.key] = tt.value
 		b, err := json.Marshal(m)
 		if err != nil {

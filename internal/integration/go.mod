@@ -3,6 +3,7 @@ module github.com/stillpoint-go/protect/internal/integration
 go 1.26.5
 
 require (
+	github.com/google/go-cmp v0.7.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/stillpoint-go/protect v0.0.0

@@ -8,10 +8,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -85,20 +89,36 @@ func (s *redisServer) do(t *testing.T, args ...any) any {
 	return reply
 }
 
-// paused says whether a write is held back. It is withdrawn then.
+// paused says whether a write is held back: it is either done, or the server
+// says that its client is blocked. It is withdrawn then.
 func (s *redisServer) paused(ctx context.Context) (bool, error) {
-	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-	defer cancel()
-	err := s.client.Set(short, "probe", "x", 0).Err()
-	if err != nil && ctx.Err() == nil && time.Until(deadlineOf(short)) <= 0 {
-		return true, nil
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", s.socket)
+	if err != nil {
+		return false, err
 	}
-	return false, err
-}
-
-func deadlineOf(ctx context.Context) time.Time {
-	d, _ := ctx.Deadline()
-	return d
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "SET probe x\r\n"); err != nil {
+		return false, err
+	}
+	for {
+		if err := conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+			return false, err
+		}
+		if _, err = conn.Read(make([]byte, 100)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, err
+		}
+		list, err := s.client.ClientList(ctx).Result()
+		if err != nil {
+			return false, err
+		}
+		for client := range strings.Lines(list) {
+			_, flags, _ := strings.Cut(client, " flags=")
+			flags, _, _ = strings.Cut(flags, " ")
+			if strings.Contains(flags, "b") && strings.Contains(client, " cmd=set ") {
+				return true, nil
+			}
+		}
+	}
 }
 
 // redisLoad moves money between accounts, and notes each transfer in a list, in
