@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"time"
@@ -128,8 +129,8 @@ func (v *verifying) checkOffline(ctx context.Context, at *instance) error {
 		file = v.found.aof[0]
 	}
 	out, err := at.run(ctx, program, file)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if _, ran := errors.AsType[*exec.ExitError](err); ctx.Err() != nil || err != nil && !ran {
+		return errors.Join(ctx.Err(), err)
 	}
 	if err != nil && (v.found.rdb != "" || v.info.Method == MethodPaused) {
 		return fmt.Errorf("%w: %s: %w: %s", ErrInconsistent, program, err, out)

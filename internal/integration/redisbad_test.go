@@ -171,6 +171,13 @@ func TestRedisBadDumps(t *testing.T) {
 	s.do(t, "SET", "late", "x")
 	load.waitMore(t, 200)
 	copied, evidence, before := redisCopy(t, s, load)
+	info, err := redis.PrepareRestore(t.Context(), copied, evidence, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := redis.Verify(t.Context(), t.TempDir(), copied, info, nil); err == nil || errors.Is(err, redis.ErrInconsistent) {
+		t.Errorf("Verify without the programs blames the files: %v", err)
+	}
 	redisBad(t, load, copied, evidence, before, map[string]func(t *testing.T, dir string){
 		"missing": func(t *testing.T, dir string) { remove(t, filepath.Join(dir, "dump.rdb")) },
 		"empty": func(t *testing.T, dir string) {
