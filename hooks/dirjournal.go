@@ -62,6 +62,9 @@ func OpenDirJournal(dir string) (*DirJournal, error) {
 	return &DirJournal{dir: dir}, nil
 }
 
+// Dir returns the absolute path of the directory.
+func (j *DirJournal) Dir() string { return j.dir }
+
 // Begin implements Journal.
 func (j *DirJournal) Begin(ctx context.Context, in Intent) (Epoch, error) {
 	for {

@@ -128,6 +128,17 @@ func (p *Provider) Name() string { return p.info.Name }
 // shows the volume's own inodes and their times.
 func (p *Provider) PointInTime() bool { return p.info.PointInTime }
 
+// Inside reports whether a snapshot is a write to the volume's own file system,
+// so that it waits for as long as that is frozen.
+func (p *Provider) Inside() bool { return p.info.Inside }
+
+// Groups reports whether the driver can cut several volumes at one instant, if
+// they lie as it needs them to; whether it did, [Set.Atomic] says.
+func (p *Provider) Groups() bool {
+	_, ok := p.drv.(driver.GroupCreator)
+	return ok
+}
+
 // Request says what to cut.
 type Request struct {
 	// ID is 1 to 200 bytes of [a-z0-9.-] and starts with a letter or digit.

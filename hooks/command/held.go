@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +27,10 @@ type Quiescer struct {
 	opts Options
 }
 
-var _ hooks.Quiescer = (*Quiescer)(nil)
+var (
+	_ hooks.Quiescer  = (*Quiescer)(nil)
+	_ hooks.Describer = (*Quiescer)(nil)
+)
 
 // New returns a quiescer that runs argv, a program and its arguments, and
 // holds it on its standard input. The program is looked up now, in the PATH of
@@ -45,6 +49,11 @@ func New(argv []string, opts *Options) (*Quiescer, error) {
 // Traits implements hooks.Quiescer: a session freeze.
 func (q *Quiescer) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Session, Scope: q.opts.scope()}
+}
+
+// Describe implements hooks.Describer.
+func (q *Quiescer) Describe() hooks.Description {
+	return hooks.Description{Held: slices.Clone(q.argv)}
 }
 
 // Quiesce implements hooks.Quiescer. On every error the program has ended, or

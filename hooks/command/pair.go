@@ -37,6 +37,7 @@ type Pair struct {
 var (
 	_ hooks.Preparer  = (*Pair)(nil)
 	_ hooks.Recoverer = (*Pair)(nil)
+	_ hooks.Describer = (*Pair)(nil)
 )
 
 // NewPair returns a quiescer that runs freeze to freeze and thaw to thaw; both
@@ -76,6 +77,11 @@ func NewPair(freeze, thaw []string, opts *Options) (*Pair, error) {
 // Traits implements hooks.Quiescer: a persistent freeze.
 func (q *Pair) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Persistent, Scope: q.opts.scope()}
+}
+
+// Describe implements hooks.Describer.
+func (q *Pair) Describe() hooks.Description {
+	return hooks.Description{Freeze: slices.Clone(q.freeze), Thaw: slices.Clone(q.thaw), Helper: slices.Clone(q.opts.Helper)}
 }
 
 // Prepare implements hooks.Preparer: it checks that the lock can be had, and

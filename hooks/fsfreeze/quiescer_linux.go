@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +53,11 @@ func New(mountpoint string, opts *Options) (*Quiescer, error) {
 // Traits implements hooks.Quiescer: a persistent freeze of a file system.
 func (q *Quiescer) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Persistent, Scope: hooks.Filesystem}
+}
+
+// Describe implements hooks.Describer.
+func (q *Quiescer) Describe() hooks.Description {
+	return hooks.Description{Filesystem: q.path, Helper: slices.Clone(q.opts.Helper)}
 }
 
 // Prepare implements hooks.Preparer: it checks that the file system may and

@@ -30,6 +30,9 @@ func (q *Quiescer) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Persistent, Scope: hooks.Filesystem}
 }
 
+// Describe implements hooks.Describer.
+func (q *Quiescer) Describe() hooks.Description { return hooks.Description{} }
+
 // Prepare implements hooks.Preparer.
 func (q *Quiescer) Prepare(context.Context) error { return errPlatform }
 

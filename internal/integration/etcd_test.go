@@ -153,6 +153,7 @@ func TestEtcdSnapshot(t *testing.T) {
 		Name:    "shop",
 		Volumes: []protect.Volume{{Name: "files", ID: snapshot.VolumeID(other)}, {Name: "etcd", ID: snapshot.VolumeID(dir), AfterThaw: true}},
 		Members: []protect.Member{{Name: "etcd", Quiescer: newEtcdSnapshot(t, s.member, dir, nil)}},
+		Window:  hooks.MaxWindow,
 		Require: protect.ApplicationConsistent,
 	}, func(target string) (string, *etcd.RestoreOptions) {
 		return filepath.Join(target, "etcd"), &etcd.RestoreOptions{

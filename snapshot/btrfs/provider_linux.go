@@ -50,7 +50,9 @@ var (
 )
 
 // Info implements driver.Provider.
-func (p *provider) Info() driver.Info { return driver.Info{Name: "btrfs", PointInTime: true} }
+func (p *provider) Info() driver.Info {
+	return driver.Info{Name: "btrfs", PointInTime: true, Inside: true}
+}
 
 // Check implements driver.Provider.
 func (p *provider) Check(ctx context.Context, vol driver.VolumeID) error {

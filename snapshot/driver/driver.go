@@ -31,6 +31,9 @@ type Info struct {
 	// that did not change are known again. Without it (a file-by-file copy) the volume must not change
 	// while the snapshot is taken.
 	PointInTime bool
+	// Inside says that a snapshot is a write to the volume's own file system, as
+	// those of btrfs and reflinks are: it waits for as long as that is frozen.
+	Inside bool
 }
 
 // SnapshotInfo describes a snapshot.

@@ -106,7 +106,7 @@ type provider struct {
 var _ driver.Provider = (*provider)(nil)
 
 // Info implements driver.Provider.
-func (p *provider) Info() driver.Info { return driver.Info{Name: "reflink"} }
+func (p *provider) Info() driver.Info { return driver.Info{Name: "reflink", Inside: true} }
 
 // Check implements driver.Provider.
 func (p *provider) Check(ctx context.Context, vol driver.VolumeID) error {
