@@ -37,7 +37,7 @@ func TestLint(t *testing.T) {
 		t.Skip("file systems are told apart on Linux only")
 	}
 	dir := t.TempDir()
-	drv, err := reflink.New(filepath.Join(dir, "snapshots"), nil)
+	drv, err := reflink.New(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,9 @@ package hooks
 
 // Description is what a quiescer runs and touches, as far as it was configured:
 // for those who look for mistakes before the first freeze, like package
-// hooks/lint. Argument lists begin with the path of the program.
+// hooks/lint. Quiescers that freeze with programs, or freeze what others need,
+// have a method Describe() Description; what it returns is the caller's. Argument
+// lists begin with the path of the program.
 type Description struct {
 	// Held is a program that runs for the length of the freeze.
 	Held []string
@@ -15,11 +17,4 @@ type Description struct {
 	Filesystem string
 	// Helper is the program that thaws in our place. Empty means that nobody does.
 	Helper []string
-}
-
-// Describer is implemented by quiescers that freeze with programs, or freeze
-// what others need.
-type Describer interface {
-	// Describe returns the constant configuration; the caller may change it.
-	Describe() Description
 }

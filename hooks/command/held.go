@@ -27,10 +27,7 @@ type Quiescer struct {
 	opts Options
 }
 
-var (
-	_ hooks.Quiescer  = (*Quiescer)(nil)
-	_ hooks.Describer = (*Quiescer)(nil)
-)
+var _ hooks.Quiescer = (*Quiescer)(nil)
 
 // New returns a quiescer that runs argv, a program and its arguments, and
 // holds it on its standard input. The program is looked up now, in the PATH of
@@ -51,7 +48,7 @@ func (q *Quiescer) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Session, Scope: q.opts.scope()}
 }
 
-// Describe implements hooks.Describer.
+// Describe says what the quiescer runs and touches, for package hooks/lint.
 func (q *Quiescer) Describe() hooks.Description {
 	return hooks.Description{Held: slices.Clone(q.argv)}
 }

@@ -37,7 +37,6 @@ type Pair struct {
 var (
 	_ hooks.Preparer  = (*Pair)(nil)
 	_ hooks.Recoverer = (*Pair)(nil)
-	_ hooks.Describer = (*Pair)(nil)
 )
 
 // NewPair returns a quiescer that runs freeze to freeze and thaw to thaw; both
@@ -79,7 +78,7 @@ func (q *Pair) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Persistent, Scope: q.opts.scope()}
 }
 
-// Describe implements hooks.Describer.
+// Describe says what the quiescer runs and touches, for package hooks/lint.
 func (q *Pair) Describe() hooks.Description {
 	return hooks.Description{Freeze: slices.Clone(q.freeze), Thaw: slices.Clone(q.thaw), Helper: slices.Clone(q.opts.Helper)}
 }

@@ -120,7 +120,7 @@ func (h *hold) Held(ctx context.Context) error {
 		return fmt.Errorf("etcd: thawed: %w", errors.Join(hooks.ErrHoldLost, h.last))
 	}
 	if h.life.Err() != nil {
-		return lost(context.Cause(h.life))
+		return lost(context.Cause(h.life)) //nolint:contextcheck // it is why the hold has ended
 	}
 	if h.stream != nil {
 		if err := h.stream.failed(); err != nil {
@@ -184,7 +184,7 @@ func (h *hold) Thaw(ctx context.Context) (hooks.Evidence, error) {
 func (h *hold) conclude(ctx context.Context) (*Info, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(h.life, func() { cancel(context.Cause(h.life)) })()
+	defer context.AfterFunc(h.life, func() { cancel(context.Cause(h.life)) })() //nolint:contextcheck // both bound it
 	info := &Info{Format: infoFormat, Method: MethodAtomic, Revision: h.before.Revision}
 	if h.stream != nil {
 		if err := h.stream.publish(ctx, h.before.Revision, info); err != nil {

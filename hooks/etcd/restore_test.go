@@ -96,12 +96,12 @@ func TestPrepareRestoreFails(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, tt := range map[string]struct {
-		ctx  context.Context
-		tool string
-		dir  string
-		e    hooks.Evidence
-		want error
-		says string
+		ended bool
+		tool  string
+		dir   string
+		e     hooks.Evidence
+		want  error
+		says  string
 	}{
 		"tool fails":       {tool: fails, says: "broken"},
 		"tool lies":        {tool: empty, want: etcd.ErrInconsistent},
@@ -109,7 +109,7 @@ func TestPrepareRestoreFails(t *testing.T) {
 		"foreign evidence": {tool: good, e: foreign, want: etcd.ErrInconsistent},
 		"no evidence":      {tool: good, e: hooks.Evidence{}, want: etcd.ErrInconsistent},
 		"no file":          {tool: good, dir: t.TempDir(), want: etcd.ErrInconsistent},
-		"ended":            {tool: good, ctx: ended, want: context.Canceled},
+		"ended":            {tool: good, ended: true, want: context.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tt.e == nil {
@@ -118,11 +118,12 @@ func TestPrepareRestoreFails(t *testing.T) {
 			if tt.dir == "" {
 				tt.dir = dir
 			}
-			if tt.ctx == nil {
-				tt.ctx = t.Context()
+			ctx := t.Context()
+			if tt.ended {
+				ctx = ended
 			}
 			data := filepath.Join(t.TempDir(), "data")
-			_, err := etcd.PrepareRestore(tt.ctx, tt.dir, tt.e, &etcd.RestoreOptions{Tool: tt.tool, DataDir: data})
+			_, err := etcd.PrepareRestore(ctx, tt.dir, tt.e, &etcd.RestoreOptions{Tool: tt.tool, DataDir: data})
 			if err == nil || tt.want != nil && !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.says) {
 				t.Errorf("error %v, want %v %q", err, tt.want, tt.says)
 			}

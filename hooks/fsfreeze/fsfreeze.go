@@ -101,5 +101,4 @@ func (o *Options) check() (Options, error) {
 var (
 	_ hooks.Preparer  = (*Quiescer)(nil)
 	_ hooks.Recoverer = (*Quiescer)(nil)
-	_ hooks.Describer = (*Quiescer)(nil)
 )

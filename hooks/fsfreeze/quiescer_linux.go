@@ -55,7 +55,7 @@ func (q *Quiescer) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Persistent, Scope: hooks.Filesystem}
 }
 
-// Describe implements hooks.Describer.
+// Describe says what the quiescer runs and touches, for package hooks/lint.
 func (q *Quiescer) Describe() hooks.Description {
 	return hooks.Description{Filesystem: q.path, Helper: slices.Clone(q.opts.Helper)}
 }

@@ -30,7 +30,7 @@ func (q *Quiescer) Traits() hooks.Traits {
 	return hooks.Traits{Release: hooks.Persistent, Scope: hooks.Filesystem}
 }
 
-// Describe implements hooks.Describer.
+// Describe says what the quiescer runs and touches, for package hooks/lint.
 func (q *Quiescer) Describe() hooks.Description { return hooks.Description{} }
 
 // Prepare implements hooks.Preparer.

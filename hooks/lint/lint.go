@@ -15,8 +15,8 @@
 //
 // An application of the façade is checked with protect.Protector.Lint, which
 // knows what its snapshots are. The package knows members only through
-// [hooks.Describer], so that it depends on no kind of them, and quiescers of
-// others can be checked as well. What has no description is checked by its
+// [Describer], so that it depends on no kind of them, and quiescers of others can
+// be checked as well. What has no description is checked by its
 // hooks.Traits alone. It stands below the façade and beside the quiescers because
 // hooks can be used without volumes, and a linter has to fit there too: then
 // Volumes stay empty.
@@ -193,9 +193,15 @@ func (c *check) add(s Severity, r Rule, m *member, volume, fix, what string, arg
 // member is a member with what is known of it.
 type member struct {
 	Member
-	traits    hooks.Traits
-	d         hooks.Description
-	described bool
+	traits hooks.Traits
+	d      hooks.Description
+}
+
+// Describer is implemented by quiescers that can say what they run and touch:
+// those of hooks/command and hooks/fsfreeze are, and others may be.
+type Describer interface {
+	// Describe returns the constant configuration; it is the caller's.
+	Describe() hooks.Description
 }
 
 func describe(m Member) *member {
@@ -204,8 +210,8 @@ func describe(m Member) *member {
 		return out
 	}
 	out.traits = m.Quiescer.Traits()
-	if d, ok := m.Quiescer.(hooks.Describer); ok {
-		out.d, out.described = d.Describe(), true
+	if d, ok := m.Quiescer.(Describer); ok {
+		out.d = d.Describe()
 	}
 	return out
 }

@@ -14,7 +14,7 @@ func (c *check) watchdog(m *member) {
 	if m.Quiescer == nil || m.traits.Release != hooks.Persistent || len(m.d.Helper) > 0 {
 		return
 	}
-	c.add(Warning, UnwatchedHold, m, "", "Use a pair of hooks/command, or hooks/fsfreeze, which have a watchdog; or implement hooks.Describer, if there is one",
+	c.add(Warning, UnwatchedHold, m, "", "Use a pair of hooks/command, or hooks/fsfreeze, which have a watchdog; or implement lint.Describer, if there is one",
 		"the freeze stays when this process is killed, and no helper is known that would thaw it: it lasts until the journal is recovered")
 }
 

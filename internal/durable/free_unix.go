@@ -17,5 +17,5 @@ func Free(dir string) (free int64, known bool, err error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, false, fmt.Errorf("durable: free space of %q: %w", dir, err)
 	}
-	return int64(st.Bavail) * int64(st.Bsize), true, nil
+	return int64(st.Bavail * uint64(st.Bsize)), true, nil
 }
