@@ -18,6 +18,8 @@
 // [NewSnapshot] takes the stream of Maintenance.Snapshot into one file of a
 // directory, [SnapshotFile]. Cut that directory as a volume of the application
 // after the thaw (protect.Volume.AfterThaw), as the file has its name only then.
+// What the member answers for is its own data directory, and no other volume: say
+// so in protect.Member.Volumes.
 //
 // Quiesce first reads through the consensus of the cluster, so that the member
 // has applied every write that was acknowledged before, and then waits for the

@@ -139,11 +139,11 @@ func TestEtcdSnapshot(t *testing.T) {
 	mount := mountFS(t, "btrfs")
 	system(t, "btrfs", "subvolume", "create", filepath.Join(mount, "shop"))
 	dir := filepath.Join(mount, "shop", "etcd")
-	other := own(t, filepath.Join(mount, "shop", "files"))
+	data := own(t, filepath.Join(mount, "shop", "data"))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s := newEtcd(t)
+	s := startEtcd(t, data)
 	load := startEtcdLoad(t, s, 4, 100)
 	drv, err := btrfs.New(own(t, filepath.Join(mount, "snapshots")), nil)
 	if err != nil {
@@ -151,8 +151,8 @@ func TestEtcdSnapshot(t *testing.T) {
 	}
 	takeEtcdPoints(t, newProtector(t, drv), load, protect.Application{
 		Name:    "shop",
-		Volumes: []protect.Volume{{Name: "files", ID: snapshot.VolumeID(other)}, {Name: "etcd", ID: snapshot.VolumeID(dir), AfterThaw: true}},
-		Members: []protect.Member{{Name: "etcd", Quiescer: newEtcdSnapshot(t, s.member, dir, nil)}},
+		Volumes: []protect.Volume{{Name: "data", ID: snapshot.VolumeID(data)}, {Name: "etcd", ID: snapshot.VolumeID(dir), AfterThaw: true}},
+		Members: []protect.Member{{Name: "etcd", Quiescer: newEtcdSnapshot(t, s.member, dir, nil), Volumes: []string{"data"}}},
 		Window:  hooks.MaxWindow,
 		Require: protect.ApplicationConsistent,
 	}, func(target string) (string, *etcd.RestoreOptions) {
