@@ -78,26 +78,39 @@ type etcdServer struct {
 // directory of the test.
 func startEtcd(t *testing.T, data string, flags ...string) *etcdServer {
 	t.Helper()
+	s := launchEtcd(t, serverDir(t), "m1", data, append([]string{"--initial-cluster=m1=unix://m1:1"}, flags...)...)
+	s.awaitRead(t)
+	return s
+}
+
+// launchEtcd starts a member, whose sockets have its name, in a directory that
+// all members share.
+func launchEtcd(t *testing.T, dir, name, data string, flags ...string) *etcdServer {
+	t.Helper()
 	program := etcdProgram(t, "etcd")
-	dir := serverDir(t)
-	s := &etcdServer{data: data, endpoint: "unix://" + filepath.Join(dir, "client:0")}
+	s := &etcdServer{data: data, endpoint: "unix://" + filepath.Join(dir, name+":0")}
 	s.daemon = startDaemon(t, func(ctx context.Context) *exec.Cmd {
 		c := serverCommand(ctx, t, program, append([]string{
-			"--name=m1", "--data-dir=" + data, "--heartbeat-interval=10", "--election-timeout=100", // nobody to wait for
-			"--listen-client-urls=unix://client:0", "--advertise-client-urls=unix://client:0",
-			"--listen-peer-urls=unix://peer:0", "--initial-advertise-peer-urls=unix://peer:0", "--initial-cluster=m1=unix://peer:0",
+			"--name=" + name, "--data-dir=" + data, "--heartbeat-interval=10", "--election-timeout=100", // nobody to wait for
+			"--listen-client-urls=unix://" + name + ":0", "--advertise-client-urls=unix://" + name + ":0",
+			"--listen-peer-urls=unix://" + name + ":1", "--initial-advertise-peer-urls=unix://" + name + ":1",
 		}, flags...)...)
 		c.Dir = dir
 		return c
 	}, syscall.SIGKILL)
 	s.member = openEtcd(t, s.endpoint, "", "")
+	return s
+}
+
+// awaitRead waits until the member answers a linearizable read.
+func (s *etcdServer) awaitRead(t *testing.T) {
+	t.Helper()
 	s.await(t, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		_, err := s.member.c.Get(ctx, "protect")
 		return err
 	})
-	return s
 }
 
 func newEtcd(t *testing.T, flags ...string) *etcdServer {
