@@ -36,8 +36,8 @@ const (
 )
 
 func checkBudget(o GroupOptions) error {
-	if o.MinGap < 0 || o.MinGap > MaxGap {
-		return fmt.Errorf("hooks: minimum gap %v is not between 0 and %v", o.MinGap, MaxGap)
+	if o.MinGap < 0 || o.MinGap > maxGap {
+		return fmt.Errorf("hooks: minimum gap %v is not between 0 and %v", o.MinGap, maxGap)
 	}
 	if o.Budget != 0 && (o.Budget < o.Window || o.Budget > budgetPeriod) {
 		return fmt.Errorf("hooks: budget %v is not between the window of %v and %v", o.Budget, o.Window, budgetPeriod)

@@ -179,7 +179,7 @@ func TestClockWasWrong(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				g := limited(t, &hookstest.Process{}, "app", journal, hooks.GroupOptions{MinGap: hooks.MaxGap, Budget: 10 * time.Second})
+				g := limited(t, &hookstest.Process{}, "app", journal, hooks.GroupOptions{MinGap: 24 * time.Hour, Budget: 10 * time.Second})
 				if again, refused := freezeFor(t, g, time.Second); refused {
 					t.Errorf("refused for %v", again)
 				}
@@ -206,8 +206,8 @@ func TestLimitsAreChecked(t *testing.T) {
 		"small budget":         {hooks.GroupOptions{Budget: hooks.DefaultWindow - 1}, false},
 		"large budget":         {hooks.GroupOptions{Budget: time.Hour + 1}, false},
 		"negative budget":      {hooks.GroupOptions{Budget: -1}, false},
-		"longest gap":          {hooks.GroupOptions{MinGap: hooks.MaxGap}, true},
-		"longer gap":           {hooks.GroupOptions{MinGap: hooks.MaxGap + 1}, false},
+		"longest gap":          {hooks.GroupOptions{MinGap: 24 * time.Hour}, true},
+		"longer gap":           {hooks.GroupOptions{MinGap: 24*time.Hour + 1}, false},
 		"negative gap":         {hooks.GroupOptions{MinGap: -1}, false},
 		"no history":           {hooks.GroupOptions{MinGap: 1, Journal: noHistory{hooks.NewMemJournal()}}, false},
 		"no history, no limit": {hooks.GroupOptions{Journal: noHistory{hooks.NewMemJournal()}}, true},

@@ -55,7 +55,7 @@ type GroupOptions struct {
 	// ignores the end of its context. Zero means 10 s.
 	ThawTimeout time.Duration
 	// MinGap is the shortest time between the end of a freeze of this
-	// application and the begin of the next, at most MaxGap. A freeze that
+	// application and the begin of the next, at most 24 hours. A freeze that
 	// comes before is refused with a *TooSoonError. Zero is no limit.
 	MinGap time.Duration
 	// Budget is the longest time that the application may be frozen within any

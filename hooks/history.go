@@ -33,15 +33,15 @@ type PastFreeze struct {
 // GroupOptions.MinGap and GroupOptions.Budget need. MemJournal and DirJournal
 // do.
 type History interface {
-	// Remember stores a freeze for at least MaxGap after it ended. Another
+	// Remember stores a freeze for at least 24 hours after it ended. Another
 	// call with its epoch changes nothing.
 	Remember(ctx context.Context, past PastFreeze) error
 	// Past returns what is remembered of an application, in any order.
 	Past(ctx context.Context, application string) ([]PastFreeze, error)
 }
 
-// MaxGap is the longest GroupOptions.MinGap, and how long a History remembers.
-const MaxGap = 24 * time.Hour
+// maxGap is the longest GroupOptions.MinGap, and how long a History remembers.
+const maxGap = 24 * time.Hour
 
 var (
 	_ History = (*MemJournal)(nil)
@@ -57,7 +57,7 @@ func (p PastFreeze) check() error {
 }
 
 // forgotten says whether a past freeze is of no use any more.
-func (p PastFreeze) forgotten(now time.Time) bool { return now.Sub(p.Ended) > MaxGap }
+func (p PastFreeze) forgotten(now time.Time) bool { return now.Sub(p.Ended) > maxGap }
 
 // Remember implements History.
 func (j *MemJournal) Remember(ctx context.Context, past PastFreeze) error {
