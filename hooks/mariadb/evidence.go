@@ -85,6 +85,9 @@ type Info struct {
 	TablespaceCount int    `json:"tablespace_count,omitempty"`
 	TablespaceNames string `json:"tablespace_names,omitempty"`
 	Tablespaces     string `json:"tablespaces,omitempty"`
+	// TableCount is how many tables and views there are, of all engines; 0 if
+	// that changed during the cut.
+	TableCount int `json:"table_count,omitempty"`
 	// PageSize is that of InnoDB, in bytes.
 	PageSize int64 `json:"page_size"`
 	// Settings are those without which the files are not read, or not rightly.
@@ -139,9 +142,19 @@ func (h *hold) read(ctx context.Context) (*Info, error) {
 		}
 		i.BinlogName, i.BinlogIndex = path.Base(set["log_bin_basename"]), path.Base(set["log_bin_index"])
 	}
+	if i.TableCount, err = readTableCount(ctx, h.s); err != nil {
+		return nil, err
+	}
 	spaces, err := readSpaces(ctx, h.s)
 	i.TablespaceCount, i.TablespaceNames, i.Tablespaces = len(spaces), innodb.DigestNames(spaces), innodb.Digest(spaces)
 	return i, err
+}
+
+// countTables counts what has a definition; the server opens none for that.
+const countTables = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema')"
+
+func readTableCount(ctx context.Context, s *innodb.Session) (n int, err error) {
+	return n, s.Row(ctx, countTables, &n)
 }
 
 // readSpaces returns the tablespaces that have a file, as innodb.Digest wants

@@ -44,11 +44,6 @@ func (h *hold) begin(ctx context.Context) error {
 			return err
 		}
 	}
-	if h.q.checkpoints(h.srv) {
-		if err := h.s.Exec(ctx, flushPages); err != nil {
-			return err
-		}
-	}
 	var err error
 	if h.began, err = h.come(ctx); err != nil {
 		return err
@@ -59,33 +54,45 @@ func (h *hold) begin(ctx context.Context) error {
 	return h.frozen(ctx)
 }
 
-// pollStill is the time between two looks at a server that has to come to rest.
-const pollStill = 20 * time.Millisecond
+// A server that has to come to rest is looked at every pollStill, and has done so
+// when nothing moved for restStill: the purge of old rows comes in waves.
+const (
+	pollStill = 20 * time.Millisecond
+	restStill = 200 * time.Millisecond
+)
 
 // come returns the marks of the server, for MethodStill as soon as they rest.
 func (h *hold) come(ctx context.Context) (*marks, error) {
-	was, err := readMarks(ctx, h.s)
-	if err != nil || h.q.method != MethodStill {
-		return was, err
+	if h.q.method != MethodStill {
+		return readMarks(ctx, h.s)
 	}
 	ctx, cancel := context.WithDeadline(ctx, h.end)
 	defer cancel()
+	was, since := new(marks), time.Now()
 	for {
+		now, err := readMarks(ctx, h.s)
+		if err != nil {
+			return nil, err
+		}
+		if now.dirty != 0 || !maps.Equal(was.writes, now.writes) {
+			since = time.Now()
+		}
+		if time.Since(since) >= restStill {
+			return now, nil
+		}
+		was = now
+		if now.dirty != 0 && h.q.checkpoints(h.srv) {
+			if err := h.s.Exec(ctx, flushPages); err != nil {
+				return nil, err
+			}
+		}
 		timer := time.NewTimer(pollStill)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, fmt.Errorf("InnoDB goes on writing, with %d dirty pages: %w", was.dirty, ctx.Err())
+			return nil, fmt.Errorf("InnoDB does not come to rest, with %d dirty pages: %w", now.dirty, ctx.Err())
 		}
-		now, err := readMarks(ctx, h.s)
-		if err != nil {
-			return nil, err
-		}
-		if now.dirty == 0 && maps.Equal(was.writes, now.writes) {
-			return now, nil
-		}
-		was = now
 	}
 }
 
@@ -199,7 +206,14 @@ func (h *hold) finish(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		tables, err := readTableCount(ctx, h.s)
+		if err != nil {
+			return err
+		}
 		// Tables may come and go; then the files are not compared with them.
+		if tables != h.info.TableCount {
+			h.info.TableCount = 0
+		}
 		if innodb.Digest(spaces) != h.info.Tablespaces {
 			h.info.TablespaceCount, h.info.TablespaceNames, h.info.Tablespaces = 0, "", ""
 		}

@@ -184,6 +184,13 @@ func (v *verifying) whileRunning(ctx context.Context, at *innodb.Instance, pages
 			return err
 		}
 	}
+	text, err := at.Query(ctx, countTables)
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(text); err != nil || i.TableCount > 0 && n != i.TableCount {
+		return inconsistent("there are %.20q tables and views, and the evidence has %d", text, i.TableCount)
+	}
 	checked, err := at.CheckTables(ctx)
 	if err != nil {
 		return err

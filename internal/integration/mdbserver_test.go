@@ -47,8 +47,8 @@ func mdbSmall() []string {
 func initMDB(t *testing.T, data string, settings ...string) {
 	t.Helper()
 	own(t, data)
-	args := []string{"--no-defaults", "--datadir=" + data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"}
-	c := serverCommand(t.Context(), t, mdbProgram(t, "mariadb-install-db"), append(append(args, mdbSmall()...), settings...)...)
+	args := []string{"--no-defaults", "--datadir=" + data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", "--innodb-doublewrite=OFF"}
+	c := serverCommand(t.Context(), t, mdbProgram(t, "mariadb-install-db"), append(append(append(args, mdbSmall()...), settings...), "--innodb-flush-method=nosync")...)
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("mariadb-install-db: %v: %s", err, out)
 	}
