@@ -55,10 +55,12 @@ func (h *hold) begin(ctx context.Context) error {
 }
 
 // A server that has to come to rest is looked at every pollStill, and has done so
-// when nothing moved for restStill: the purge of old rows comes in waves.
+// when nothing moved for restStill. The purge of old rows comes in waves: if any
+// are left, because a transaction still sees them, nothing may move for restPurge.
 const (
 	pollStill = 20 * time.Millisecond
 	restStill = 200 * time.Millisecond
+	restPurge = 2 * time.Second
 )
 
 // come returns the marks of the server, for MethodStill as soon as they rest.
@@ -77,7 +79,7 @@ func (h *hold) come(ctx context.Context) (*marks, error) {
 		if now.dirty != 0 || !maps.Equal(was.writes, now.writes) {
 			since = time.Now()
 		}
-		if time.Since(since) >= restStill {
+		if rest := time.Since(since); rest >= restPurge || now.history == 0 && rest >= restStill {
 			return now, nil
 		}
 		was = now
@@ -225,13 +227,13 @@ func (h *hold) finish(ctx context.Context) error {
 // marks are how far the server has got.
 type marks struct {
 	lsn, flushed, checkpoint uint64
-	dirty                    int64
+	dirty, history           int64             // pages, and changes that were not purged
 	writes                   map[string]string // counters that move with every write to a file
 }
 
 func readMarks(ctx context.Context, s *innodb.Session) (*marks, error) {
 	pairs, err := s.Pairs(ctx, `SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed', 'Innodb_lsn_last_checkpoint',
- 'Innodb_buffer_pool_pages_dirty', 'Innodb_data_writes', 'Innodb_data_written', 'Innodb_pages_written', 'Innodb_os_log_written', 'Aria_transaction_log_syncs')`)
+ 'Innodb_buffer_pool_pages_dirty', 'Innodb_history_list_length', 'Innodb_data_writes', 'Innodb_data_written', 'Innodb_pages_written', 'Innodb_os_log_written', 'Aria_transaction_log_syncs')`)
 	if err != nil {
 		return nil, err
 	}
@@ -241,8 +243,10 @@ func readMarks(ctx context.Context, s *innodb.Session) (*marks, error) {
 			return nil, fmt.Errorf("status %s: %w", name, err)
 		}
 	}
-	if m.dirty, err = strconv.ParseInt(pairs["innodb_buffer_pool_pages_dirty"], 10, 64); err != nil {
-		return nil, fmt.Errorf("dirty pages: %w", err)
+	for name, to := range map[string]*int64{"innodb_buffer_pool_pages_dirty": &m.dirty, "innodb_history_list_length": &m.history} {
+		if *to, err = strconv.ParseInt(pairs[name], 10, 64); err != nil {
+			return nil, fmt.Errorf("status %s: %w", name, err)
+		}
 	}
 	for _, name := range []string{
 		"innodb_lsn_current", "innodb_lsn_flushed", "innodb_lsn_last_checkpoint",
