@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/stillpoint-go/protect/hooks"
 	"github.com/stillpoint-go/protect/hooks/internal/innodb"
@@ -123,8 +122,8 @@ func (r *restoring) checkFiles(ctx context.Context) error {
 
 // checkSpaces compares the tablespaces with those of the server.
 func (r *restoring) checkSpaces(ctx context.Context) error {
-	if err := r.checkLinks(); err != nil {
-		return err
+	if err := innodb.Foreign(r.dir); err != nil {
+		return fmt.Errorf("%w: %w", ErrInconsistent, err)
 	}
 	if r.info.Tablespaces == "" {
 		return nil
@@ -142,27 +141,6 @@ func (r *restoring) checkSpaces(ctx context.Context) error {
 	return nil
 }
 
-// checkLinks refuses what leads to the original.
-func (r *restoring) checkLinks() error {
-	entries, err := os.ReadDir(r.dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.Type()&fs.ModeSymlink != 0 {
-			return inconsistent("%q is a symbolic link: the restored server would open the files of the original", e.Name())
-		}
-		if !e.IsDir() {
-			continue
-		}
-		links, err := filepath.Glob(filepath.Join(r.dir, e.Name(), "*.isl"))
-		if err != nil || len(links) > 0 {
-			return inconsistent("%q has tablespaces elsewhere: the restored server would open the files of the original", e.Name())
-		}
-	}
-	return nil
-}
-
 // clean removes what is left of statements. Tablespaces with such names are in
 // InnoDB's dictionary, so that InnoDB removes them; so are the tables of its log
 // of DDL.
@@ -173,16 +151,7 @@ func (r *restoring) clean(context.Context) error {
 	if _, err := os.Stat(filepath.Join(r.dir, "ddl_recovery.log")); err == nil {
 		return nil
 	}
-	return filepath.WalkDir(r.dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() || !innodb.Leftover(name) {
-			return err
-		}
-		stem := strings.TrimSuffix(name, filepath.Ext(name))
-		if _, err := os.Stat(stem + ".ibd"); err == nil {
-			return nil
-		}
-		return os.Remove(name)
-	})
+	return innodb.RemoveLeftovers(r.dir)
 }
 
 // own gives the files the owner and the mode that the server wants to see.
