@@ -104,6 +104,7 @@ func (h *hold) frozen(ctx context.Context) error {
 	switch h.q.method {
 	case MethodAtomic:
 		return nil
+	case MethodBackup:
 	case MethodStill:
 		statement, want = "BACKUP STAGE START", codeReadLock
 	}
@@ -137,6 +138,7 @@ func (h *hold) ask(ctx context.Context) (*marks, error) {
 			return nil, err
 		}
 		return now, errors.Join(h.q.checkSettings(srv)...)
+	case MethodBackup:
 	}
 	gtid, err := h.gtid(ctx)
 	if err == nil && gtid != h.info.GTID {

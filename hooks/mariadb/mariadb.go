@@ -31,11 +31,15 @@
 // [NewStill] blocks all writes with FLUSH TABLES WITH READ LOCK, has InnoDB write
 // what is dirty, and waits until it is still: nothing dirty, and its counters of
 // writes and its log sequence number as they were. Held and Thaw compare the
-// counters: one write in between, and the hold is lost. Reads that spill to
-// InnoDB's temporary tables count as well. The time that the writing takes is part
-// of the window; Prepare does most of it ahead. That needs
-// innodb_log_checkpoint_now, which servers have since 10.5.20, 10.6.13, 10.11.3;
-// without it, the server has to come to rest by itself.
+// counters: one write in between, and the hold is lost. A transaction that is rolled
+// back counts, and so does InnoDB when it recalculates statistics or removes old
+// rows.
+//
+// The time that the writing takes is part of the window: a busy server with gigabytes
+// of dirty pages needs a low innodb_max_dirty_pages_pct, or another way. It is not
+// done ahead, since the server would try to catch up with its writers for ever. On
+// servers without innodb_log_checkpoint_now nobody can ask for it, and they have to
+// come to rest by themselves.
 //
 // # The session
 //
@@ -190,8 +194,7 @@ func (q *Quiescer) Traits() hooks.Traits {
 }
 
 // Prepare implements hooks.Preparer: it checks the server, its tables and layout
-// and the permissions, and for NewStill writes what is dirty. Its error joins
-// everything that is wrong, and matches fs.ErrPermission for missing grants,
+// and the permissions. Its error joins everything that is wrong, and matches fs.ErrPermission for missing grants,
 // ErrUnsafe, ErrBusy, and errors.ErrUnsupported for a server that is too old, of
 // another make, or part of a Galera cluster.
 func (q *Quiescer) Prepare(ctx context.Context) error {
@@ -206,11 +209,6 @@ func (q *Quiescer) Prepare(ctx context.Context) error {
 	}
 	if err := errors.Join(q.check(ctx, s, srv)...); err != nil {
 		return fmt.Errorf("mariadb: prepare: %w", err)
-	}
-	if q.checkpoints(srv) {
-		if err := s.Exec(ctx, flushPages); err != nil {
-			return fmt.Errorf("mariadb: prepare: %w", err)
-		}
 	}
 	return nil
 }

@@ -102,3 +102,13 @@ func (s *mdbServer) exec(t *testing.T, statements ...string) {
 		}
 	}
 }
+
+// status returns a number that the server counts.
+func (s *mdbServer) status(t *testing.T, name string) int64 {
+	t.Helper()
+	var n int64
+	if err := s.db.QueryRowContext(t.Context(), "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = ?", name).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

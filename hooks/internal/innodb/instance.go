@@ -114,7 +114,7 @@ func (at *Instance) waitRecovered(ctx context.Context) error {
 		select {
 		case <-at.ended:
 			timer.Stop()
-			return fmt.Errorf("%w: it does not start: %v: %s", ErrBroken, at.err, at.log.String())
+			return fmt.Errorf("%w: it does not start: %w: %s", ErrBroken, at.err, at.log.String())
 		case <-ctx.Done():
 			timer.Stop()
 			return fmt.Errorf("the server has not recovered: %w: %s", ctx.Err(), at.log.String())
