@@ -152,18 +152,8 @@ func (q *Quiescer) checkFiles(ctx context.Context, s *innodb.Session, srv *serve
 		}
 		return err
 	}
-	data := path.Clean(srv.Settings["datadir"])
-	dirs := srv.Dirs()
 	for _, row := range rows {
-		place := row[1]
-		if place == "" || !path.IsAbs(place) {
-			continue
-		}
-		inside := innodb.Below(data, path.Clean(place))
-		for _, dir := range dirs {
-			inside = inside || innodb.Below(dir, path.Clean(place))
-		}
-		if !inside && !strings.HasPrefix(row[0], "innodb_temporary") {
+		if place := row[1]; path.IsAbs(place) && !srv.Known(place) && !strings.HasPrefix(row[0], "innodb_temporary") {
 			return unsafe("the tablespace of %.200q is at %.500q, outside of the data directory: a restored server would open that of the original", row[0], place)
 		}
 	}

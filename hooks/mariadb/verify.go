@@ -180,8 +180,8 @@ func (v *verifying) whileRunning(ctx context.Context, at *innodb.Instance, pages
 		if v.v.GTID, err = at.Query(ctx, "SELECT @@GLOBAL.gtid_binlog_pos"); err != nil {
 			return err
 		}
-		if err := reaches(v.v.GTID, i.GTID); err != nil {
-			return err
+		if err := innodb.Reaches(v.v.GTID, i.GTID); err != nil {
+			return fmt.Errorf("%w: %w", ErrInconsistent, err)
 		}
 	}
 	text, err := at.Query(ctx, countTables)

@@ -23,6 +23,7 @@ type fakeServer struct {
 	grants    []string
 	others    [][]driver.Value // tables that are not InnoDB's
 	busy      [][]driver.Value
+	files     [][]driver.Value // tablespaces with an absolute path
 	uuid      string
 	gtid      string
 	proxied   bool // answers CONNECTION_ID itself
@@ -186,6 +187,8 @@ func (c *fakeConn) QueryContext(ctx context.Context, query string, _ []driver.Na
 		return rowsOf(all...), nil
 	case has("information_schema.TABLES"):
 		return rowsOf(c.f.others...), nil
+	case has("information_schema.FILES"):
+		return rowsOf(c.f.files...), nil
 	case has("information_schema.PROCESSLIST"):
 		return rowsOf(c.f.busy...), nil
 	}

@@ -91,7 +91,22 @@ func (q *Quiescer) check(ctx context.Context, s *innodb.Session, srv *server) []
 	if err != nil {
 		return append(errs, err)
 	}
-	return append(errs, q.checkEngines(others), q.checkBusy(ctx, s, len(others) > 0))
+	return append(errs, q.checkEngines(others), q.checkBusy(ctx, s, len(others) > 0), checkFiles(ctx, s, srv))
+}
+
+// checkFiles refuses tablespaces outside of the data directory without a setting
+// that says so: a restored server would open those of the original.
+func checkFiles(ctx context.Context, s *innodb.Session, srv *server) error {
+	rows, err := s.Rows(ctx, "SELECT FILE_NAME FROM information_schema.FILES WHERE ENGINE = 'InnoDB' AND FILE_TYPE <> 'TEMPORARY' AND FILE_NAME LIKE '/%'")
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if !srv.Known(row[0]) {
+			return unsafe("a tablespace is at %.500q, outside of the data directory: a restored server would open that of the original", row[0])
+		}
+	}
+	return nil
 }
 
 // missing returns an error for each permission that is missing, which says how

@@ -96,6 +96,16 @@ func (s Settings) Dirs() map[string]string {
 	return dirs
 }
 
+// Known says whether a path is in the data directory or in one of Dirs.
+func (s Settings) Known(place string) bool {
+	place = path.Clean(place)
+	known := Below(path.Clean(s["datadir"]), place)
+	for _, dir := range s.Dirs() {
+		known = known || Below(dir, place)
+	}
+	return known
+}
+
 // Below says whether a clean path is dir or in it.
 func Below(dir, place string) bool {
 	return place == dir || strings.HasPrefix(place, strings.TrimSuffix(dir, "/")+"/")

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package mariadb
+package innodb
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 )
 
-// parseGTID returns the sequence numbers of a GTID position, such as
+// parseGTID returns the sequence numbers of a GTID position of MariaDB, such as
 // "0-1-270,1-3-12", by domain.
 func parseGTID(text string) (map[string]uint64, error) {
 	domains := make(map[string]uint64)
@@ -17,20 +18,20 @@ func parseGTID(text string) (map[string]uint64, error) {
 		}
 		fields := strings.Split(part, "-")
 		if len(fields) != 3 {
-			return nil, inconsistent("GTID position %.200q", text)
+			return nil, fmt.Errorf("GTID position %.200q", text)
 		}
 		n, err := strconv.ParseUint(fields[2], 10, 64)
 		if err != nil {
-			return nil, inconsistent("GTID position %.200q", text)
+			return nil, fmt.Errorf("GTID position %.200q", text)
 		}
 		domains[fields[0]] = max(n, domains[fields[0]])
 	}
 	return domains, nil
 }
 
-// reaches returns an error unless the position now is at least that of before,
-// in every domain.
-func reaches(now, before string) error {
+// Reaches returns an error unless a GTID position of MariaDB is at least that of
+// before, in every domain.
+func Reaches(now, before string) error {
 	has, err := parseGTID(now)
 	if err != nil {
 		return err
@@ -41,7 +42,7 @@ func reaches(now, before string) error {
 	}
 	for domain, n := range need {
 		if has[domain] < n {
-			return inconsistent("the binary log recovered to GTID %.200q, and has to reach %.200q", now, before)
+			return fmt.Errorf("the binary log recovered to GTID %.200q, and has to reach %.200q", now, before)
 		}
 	}
 	return nil
