@@ -165,8 +165,17 @@ func TestReaches(t *testing.T) {
 		now, before string
 		want        bool
 	}{
-		{"0-1-270", "0-1-270", true}, {"0-2-271", "0-1-270", true}, {"0-1-9,5-1-3", "5-1-3", true}, {"", "", true}, {"0-1-1", "", true},
-		{"0-1-269", "0-1-270", false}, {"", "0-1-1", false}, {"0-1-270", "0-1-270,1-1-1", false}, {"nonsense", "", false}, {"0-1-2", "0-1", false}, {"0-1-x", "", false},
+		{"0-1-270", "0-1-270", true},
+		{"0-2-271", "0-1-270", true},
+		{"0-1-9,5-1-3", "5-1-3", true},
+		{"", "", true},
+		{"0-1-1", "", true},
+		{"0-1-269", "0-1-270", false},
+		{"", "0-1-1", false},
+		{"0-1-270", "0-1-270,1-1-1", false},
+		{"nonsense", "", false},
+		{"0-1-2", "0-1", false},
+		{"0-1-x", "", false},
 	} {
 		if err := innodb.Reaches(tt.now, tt.before); (err == nil) != tt.want {
 			t.Errorf("%q reaches %q: %v, want %t", tt.now, tt.before, err, tt.want)
