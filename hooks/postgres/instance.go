@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/stillpoint-go/protect/hooks/internal/program"
 )
 
 // instance is a private server.
@@ -22,10 +24,10 @@ type instance struct {
 	Instance
 	bin     string
 	private string // directory of the socket and of the configuration
-	owner   Owner
+	owner   program.Owner
 	control map[string]string // what pg_controldata says
 	cmd     *exec.Cmd
-	log     *tail
+	log     *program.Tail
 	ended   chan struct{} // closed when the server has
 	err     error         // why it has, then
 }
@@ -38,9 +40,9 @@ const (
 
 // startInstance starts a server on the files and returns when it has recovered.
 func startInstance(ctx context.Context, v *verifying) (_ *instance, err error) {
-	at := &instance{bin: v.bin, log: new(tail), ended: make(chan struct{})}
+	at := &instance{bin: v.bin, log: new(program.Tail), ended: make(chan struct{})}
 	at.User, at.Port = v.opts.User, instancePort
-	if at.owner, err = ownerOf(filepath.Join(v.dir, "PG_VERSION")); err != nil {
+	if at.owner, err = program.OwnerOf(filepath.Join(v.dir, "PG_VERSION")); err != nil {
 		return nil, err
 	}
 	if err := at.makePrivate(); err != nil {
@@ -102,7 +104,7 @@ func (at *instance) makePrivate() error {
 // readControl asks pg_controldata, also to see that its version fits.
 func (at *instance) readControl(ctx context.Context, dir string) error {
 	var out bytes.Buffer
-	var failed tail
+	var failed program.Tail
 	if err := at.run(ctx, &out, &failed, "pg_controldata", dir); err != nil {
 		return fmt.Errorf("%w: pg_controldata: %w: %s", ErrInconsistent, err, failed.String())
 	}
@@ -194,27 +196,27 @@ func (at *instance) stop(ctx context.Context) error {
 func (at *instance) remove() error { return os.RemoveAll(at.private) }
 
 // has says whether there is such a program.
-func (at *instance) has(program string) bool {
-	_, err := os.Stat(filepath.Join(at.bin, program))
+func (at *instance) has(name string) bool {
+	_, err := os.Stat(filepath.Join(at.bin, name))
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // command is a program of the server's version that runs as the owner of the
 // files.
-func (at *instance) command(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
-	c := exec.CommandContext(ctx, filepath.Join(at.bin, program), args...)
+func (at *instance) command(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
+	c := exec.CommandContext(ctx, filepath.Join(at.bin, name), args...)
 	c.Dir = at.private
 	// Nothing is inherited that libpq or the server would listen to.
 	c.Env = []string{
 		"PATH=/usr/bin:/bin", "LC_ALL=C", "PGHOST=" + at.Socket, fmt.Sprintf("PGPORT=%d", at.Port), "PGUSER=" + at.User,
 		"PGDATABASE=postgres", "PGCONNECT_TIMEOUT=10", "PGPASSFILE=/dev/null", "HOME=" + at.private,
 	}
-	return c, as(c, at.owner)
+	return c, program.As(c, at.owner)
 }
 
 // run runs a program to its end.
-func (at *instance) run(ctx context.Context, stdout, stderr io.Writer, program string, args ...string) error {
-	c, err := at.command(ctx, program, args...)
+func (at *instance) run(ctx context.Context, stdout, stderr io.Writer, name string, args ...string) error {
+	c, err := at.command(ctx, name, args...)
 	if err != nil {
 		return err
 	}
@@ -229,7 +231,7 @@ func (at *instance) query(ctx context.Context, sql string) (string, error) {
 
 func (at *instance) queryIn(ctx context.Context, database, sql string) (string, error) {
 	var out bytes.Buffer
-	var failed tail
+	var failed program.Tail
 	err := at.run(ctx, &out, &failed, "psql", "--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--dbname="+connString(database), "--command="+sql)
 	if err != nil {
 		return "", fmt.Errorf("query: %w: %s", err, failed.String())

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/stillpoint-go/protect/hooks/internal/program"
 )
 
 // clean removes what belongs to the process that was copied.
@@ -180,13 +182,7 @@ func (r *restoring) own(ctx context.Context) error {
 	}
 	if o := r.opts.Owner; o != nil {
 		for _, root := range roots {
-			err := filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
-				if err := errors.Join(err, ctx.Err()); err != nil {
-					return err
-				}
-				return os.Lchown(name, o.UID, o.GID) // never what a link leads to
-			})
-			if err != nil {
+			if err := program.Give(ctx, root, program.Owner(*o)); err != nil {
 				return err
 			}
 		}

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/stillpoint-go/protect/hooks/internal/program"
 )
 
 // VerifyOptions are the optional settings of Verify.
@@ -222,7 +224,7 @@ func (v *verifying) amcheck(ctx context.Context) error {
 	if !v.at.has("pg_amcheck") {
 		return v.amcheckOld(ctx)
 	}
-	var found tail
+	var found program.Tail
 	tables, indexes := counter{word: "checking heap table "}, counter{word: "checking btree index "}
 	err = v.at.run(ctx, &found, io.MultiWriter(&tables, &indexes), "pg_amcheck",
 		"--all", "--heapallindexed", "--install-missing", "--verbose", "--jobs="+strconv.Itoa(v.opts.Jobs))
@@ -267,7 +269,7 @@ func (v *verifying) amcheckOld(ctx context.Context) error {
 
 // dump reads every row of every table.
 func (v *verifying) dump(ctx context.Context) error {
-	var failed tail
+	var failed program.Tail
 	var size counter
 	if err := v.at.run(ctx, &size, &failed, "pg_dumpall"); err != nil {
 		return fmt.Errorf("%w: pg_dumpall: %w: %s", ErrInconsistent, err, failed.String())
@@ -283,7 +285,7 @@ func (v *verifying) checksums(ctx context.Context) error {
 	if v.at.control["Data page checksum version"] == "0" {
 		return nil
 	}
-	var out tail
+	var out program.Tail
 	if err := v.at.run(ctx, &out, &out, "pg_checksums", "--check", "--pgdata="+v.dir); err != nil {
 		return fmt.Errorf("%w: pg_checksums: %w: %s", ErrInconsistent, err, out.String())
 	}
