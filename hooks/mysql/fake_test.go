@@ -103,7 +103,7 @@ func (c *fakeConn) Close() error {
 	return nil
 }
 
-// lock takes the server's lock for a statement.
+// enter takes the server's mutex for a statement, unless the session has ended.
 func (c *fakeConn) enter(ctx context.Context, statement string) error {
 	if err := ctx.Err(); err != nil {
 		return err

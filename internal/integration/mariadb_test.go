@@ -50,6 +50,7 @@ func mdbBlocked(db *sql.DB) func(context.Context) (bool, error) {
 // TestMariaDBConformance takes "frozen" for what the server does itself: a commit
 // of another session waits; for a cut at one instant, that our session exists.
 func TestMariaDBConformance(t *testing.T) {
+	t.Parallel()
 	s := newMDB(t, "--innodb-stats-auto-recalc=OFF") // it writes in a freeze as well
 	s.exec(t, "CREATE DATABASE probe", "CREATE TABLE probe.t (id int PRIMARY KEY AUTO_INCREMENT) ENGINE=InnoDB")
 	probe := openMDB(t, s.socket, "root", "mysql")
@@ -114,6 +115,7 @@ func killMDB(ctx context.Context, db *sql.DB, which string) error {
 
 // TestMariaDBPreflight gives permissions one by one, as the errors ask for them.
 func TestMariaDBPreflight(t *testing.T) {
+	t.Parallel()
 	s := newMDB(t)
 	s.exec(t, "CREATE USER keeper@localhost", "CREATE DATABASE shop", "CREATE TABLE shop.t (id int) ENGINE=InnoDB")
 	db := openMDB(t, s.socket, "keeper", "")
@@ -169,6 +171,7 @@ func TestMariaDBPreflight(t *testing.T) {
 
 // TestMariaDBBusy has a statement that runs for long: nobody queues behind us.
 func TestMariaDBBusy(t *testing.T) {
+	t.Parallel()
 	s := newMDB(t)
 	s.exec(t, "CREATE DATABASE shop", "CREATE TABLE shop.t (id int) ENGINE=InnoDB")
 	conn, err := s.db.Conn(t.Context())
@@ -178,10 +181,10 @@ func TestMariaDBBusy(t *testing.T) {
 	defer conn.Close()
 	done := make(chan error, 1)
 	go func() {
-		_, err := conn.ExecContext(t.Context(), "INSERT INTO shop.t SELECT SLEEP(6)")
+		_, err := conn.ExecContext(t.Context(), "INSERT INTO shop.t SELECT SLEEP(4)")
 		done <- err
 	}()
-	<-time.After(2500 * time.Millisecond)
+	<-time.After(2 * time.Second)
 	for name, make := range map[string]mdbConstructor{"backup": mariadb.NewBackup, "still": mariadb.NewStill} {
 		mdbRefuses(t, name, s.db, make, &mariadb.Options{MaxStatement: time.Second}, mariadb.ErrBusy)
 	}
@@ -193,6 +196,7 @@ func TestMariaDBBusy(t *testing.T) {
 
 // TestMariaDBRefuses starts servers whose settings do not allow a copy.
 func TestMariaDBRefuses(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(serverDir(t), "data")
 	initMDB(t, data)
 	tests := []struct {

@@ -54,6 +54,7 @@ func mdbVerify(t *testing.T, dir string, evidence hooks.Evidence, check func(con
 // and the tables seconds and checkpoints later, while a freeze is held that does
 // not stop InnoDB. Such a cut is refused by the traits; here they are ignored.
 func TestMariaDBRedoFirst(t *testing.T) {
+	t.Parallel()
 	for i := range *mdbCopies {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			mount := mountFS(t, "xfs")
@@ -84,6 +85,7 @@ func TestMariaDBRedoFirst(t *testing.T) {
 
 // TestMariaDBRejects spoils a good copy in many ways. The good one passes.
 func TestMariaDBRejects(t *testing.T) {
+	t.Parallel()
 	mount := mountFS(t, "xfs")
 	data := filepath.Join(own(t, filepath.Join(mount, "shop")), "data")
 	initMDB(t, data)

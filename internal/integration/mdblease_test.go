@@ -132,6 +132,7 @@ func testMDBStalled(t *testing.T, s *mdbServer, load *mdbLoad, method string, si
 
 // TestMariaDBLosesProof does what makes a cut worthless, during the hold.
 func TestMariaDBLosesProof(t *testing.T) {
+	t.Parallel()
 	s := newMDB(t)
 	s.exec(t, "CREATE USER keeper@localhost", "GRANT ALL ON *.* TO keeper@localhost", "CREATE DATABASE shop", "CREATE TABLE shop.t (id int) ENGINE=InnoDB")
 	db := openMDB(t, s.socket, "keeper", "")
@@ -204,6 +205,7 @@ func TestMariaDBLosesProof(t *testing.T) {
 // TestMariaDBUncommitted holds the server while a transaction is open, which
 // goes on and commits after the thaw.
 func TestMariaDBUncommitted(t *testing.T) {
+	t.Parallel()
 	s := newMDB(t)
 	s.exec(t, "CREATE DATABASE shop", "CREATE TABLE shop.t (id int) ENGINE=InnoDB")
 	for name, make := range map[string]mdbConstructor{"backup": mariadb.NewBackup, "still": mariadb.NewStill} {

@@ -98,7 +98,7 @@ type Redo struct {
 	Checkpoint uint64 // the newest
 }
 
-// redoNames are where the two checkpoints are, by format of the log.
+// The formats of the redo log, and how much of it the header is, in bytes.
 const (
 	redoFormat108   = 0x50687973 // "Phys", since 10.8
 	redoFormat105   = 0x50485953 // "PHYS"
