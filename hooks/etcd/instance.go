@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/stillpoint-go/protect/hooks/internal/program"
 )
 
 // instance is a private server on a copy of the files.
@@ -23,7 +25,7 @@ type instance struct {
 	scratch string // directory of the copy
 	private string // directory of the sockets
 	cmd     *exec.Cmd
-	log     tail
+	log     program.Tail
 	gw      *gateway
 	ended   chan struct{} // closed when the server has
 	err     error         // why it has, then
@@ -43,7 +45,7 @@ func (at *instance) endpoint() string { return "unix://" + at.socket() }
 
 // hashKV is like Client.HashKV.
 func (at *instance) hashKV(ctx context.Context, revision int64) (*Hash, error) {
-	var out, failed tail
+	var out, failed program.Tail
 	c := toolCommand(ctx, filepath.Join(at.bin, "etcdctl"), "endpoint", "hashkv", "--endpoints="+at.endpoint(),
 		"--rev="+strconv.FormatInt(revision, 10), "--write-out=json", "--command-timeout="+hashTimeout.String())
 	if at.user != "" {
@@ -114,11 +116,13 @@ func startInstance(ctx context.Context, v *verifying) (_ *instance, err error) {
 	at.cmd.Stdout, at.cmd.Stderr = &at.log, &at.log
 	if known {
 		for _, dir := range []string{at.scratch, at.private} {
-			if err := chown(ctx, dir, owner); err != nil {
+			if err := program.Give(ctx, dir, owner); err != nil {
 				return nil, err
 			}
 		}
-		as(at.cmd, owner)
+		if err := program.As(at.cmd, owner); err != nil {
+			return nil, err
+		}
 	}
 	if err := at.cmd.Start(); err != nil {
 		return nil, err

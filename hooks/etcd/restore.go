@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/stillpoint-go/protect/hooks"
+	"github.com/stillpoint-go/protect/hooks/internal/program"
 )
 
 // Owner is a user and a group of the operating system, by number.
@@ -126,7 +127,7 @@ func restoreSnapshot(ctx context.Context, dir string, info *Info, o *RestoreOpti
 			}
 		}
 	}()
-	var out tail
+	var out program.Tail
 	c := toolCommand(ctx, o.Tool, restoreArgs(name, o)...)
 	c.Stdout, c.Stderr = &out, &out
 	if err := c.Run(); err != nil {
@@ -173,7 +174,7 @@ func own(ctx context.Context, o *RestoreOptions) error {
 			continue
 		}
 		if o.Owner != nil {
-			if err := chown(ctx, root, *o.Owner); err != nil {
+			if err := program.Give(ctx, root, program.Owner(*o.Owner)); err != nil {
 				return err
 			}
 		}
@@ -182,14 +183,4 @@ func own(ctx context.Context, o *RestoreOptions) error {
 		}
 	}
 	return nil
-}
-
-// chown gives a tree to an owner.
-func chown(ctx context.Context, root string, o Owner) error {
-	return filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
-		if err := errors.Join(err, ctx.Err()); err != nil {
-			return err
-		}
-		return os.Lchown(name, o.UID, o.GID) // never what a link leads to
-	})
 }

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/stillpoint-go/protect/hooks/internal/program"
 )
 
 // instance is a private server.
@@ -22,9 +24,9 @@ type instance struct {
 	Instance
 	prefix  string // of the programs: /usr/bin/redis
 	private string // the directory of the socket
-	owner   Owner
+	owner   program.Owner
 	cmd     *exec.Cmd
-	log     *tail
+	log     *program.Tail
 	ended   chan struct{} // closed when the server has
 	err     error         // why it has, then
 }
@@ -39,7 +41,7 @@ const (
 // newInstance finds the programs and makes the directory that nobody else can
 // enter.
 func newInstance(v *verifying) (*instance, error) {
-	at := &instance{prefix: filepath.Join(v.bin, "redis"), log: new(tail), ended: make(chan struct{})}
+	at := &instance{prefix: filepath.Join(v.bin, "redis"), log: new(program.Tail), ended: make(chan struct{})}
 	if _, err := os.Stat(at.prefix + "-server"); err != nil || v.info.Product == "valkey" {
 		at.prefix = filepath.Join(v.bin, "valkey")
 	}
@@ -48,7 +50,7 @@ func newInstance(v *verifying) (*instance, error) {
 		file = v.found.aof[0]
 	}
 	var err error
-	if at.owner, err = ownerOf(file); err != nil {
+	if at.owner, err = program.OwnerOf(file); err != nil {
 		return nil, err
 	}
 	// A short path: the name of a socket has about a hundred bytes.
@@ -170,7 +172,7 @@ func (at *instance) stop(ctx context.Context) error {
 	}
 	timer := time.NewTimer(stopTimeout)
 	defer timer.Stop()
-	terminate(at.cmd.Process)
+	_ = program.Stop(at.cmd)
 	select {
 	case <-at.ended:
 		return nil
@@ -184,20 +186,20 @@ func (at *instance) stop(ctx context.Context) error {
 
 // command is a program of the server's version that runs as the owner of the
 // files.
-func (at *instance) command(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
-	c := exec.CommandContext(ctx, at.prefix+"-"+program, args...)
+func (at *instance) command(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
+	c := exec.CommandContext(ctx, at.prefix+"-"+name, args...)
 	c.Dir = at.private
 	c.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=" + at.private}
-	return c, as(c, at.owner)
+	return c, program.As(c, at.owner)
 }
 
 // run runs a program to its end and returns the end of what it says.
-func (at *instance) run(ctx context.Context, program string, args ...string) (string, error) {
-	c, err := at.command(ctx, program, args...)
+func (at *instance) run(ctx context.Context, name string, args ...string) (string, error) {
+	c, err := at.command(ctx, name, args...)
 	if err != nil {
 		return "", err
 	}
-	var out tail
+	var out program.Tail
 	c.Stdout, c.Stderr = &out, &out
 	err = c.Run()
 	return out.String(), err

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/stillpoint-go/protect/hooks"
+	"github.com/stillpoint-go/protect/hooks/internal/program"
 )
 
 // RestoreOptions are what PrepareRestore may need to know.
@@ -42,12 +43,7 @@ func PrepareRestore(ctx context.Context, dir string, evidence hooks.Evidence, op
 		err = removeTemporary(ctx, dir)
 	}
 	if err == nil && opts != nil && opts.Owner != nil {
-		err = filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
-			if err := errors.Join(err, ctx.Err()); err != nil {
-				return err
-			}
-			return os.Lchown(name, opts.Owner.UID, opts.Owner.GID) // never what a link leads to
-		})
+		err = program.Give(ctx, dir, program.Owner(*opts.Owner))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("redis: prepare restore: %w", err)

@@ -163,15 +163,27 @@ func mountImage(t testing.TB, kind, image, mount string) string {
 	}
 	system(t, mkfs, "-q", image)
 	system(t, "mount", "-o", "loop", image, mount)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
-		defer cancel()
-		if out, err := exec.CommandContext(ctx, "umount", mount).CombinedOutput(); err != nil {
+	t.Cleanup(func() { unmount(t, mount) })
+	return mount
+}
+
+// unmount unmounts a file system, which processes that were killed may use for a
+// moment.
+func unmount(t testing.TB, mount string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
+	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(100 * time.Millisecond) {
+		out, err := exec.CommandContext(ctx, "umount", mount).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
 			t.Errorf("umount: %v: %s", err, out)
 			_ = exec.CommandContext(ctx, "umount", "-l", mount).Run() // better invisible than left over
+			return
 		}
-	})
-	return mount
+	}
 }
 
 // system runs a program that must succeed.

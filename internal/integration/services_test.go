@@ -215,13 +215,19 @@ func TestServicesAtomic(t *testing.T) {
 // others hold.
 func TestServicesClones(t *testing.T) {
 	mount := mountFS(t, "xfs")
-	dir := own(t, filepath.Join(mount, "shop"))
-	l := newLayout(t, dir)
+	dir, wal := own(t, filepath.Join(mount, "shop")), own(t, filepath.Join(mount, "wal"))
 	drv, err := reflink.New(own(t, filepath.Join(mount, "snapshots")), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wal := own(t, filepath.Join(mount, "wal"))
+	t.Cleanup(func() {
+		// Of the database of this process the driver keeps files open, until a
+		// snapshot after it is closed.
+		if _, err := drv.Create(context.WithoutCancel(t.Context()), snapshot.VolumeID(wal), "last"); err != nil {
+			t.Error(err)
+		}
+	})
+	l := newLayout(t, dir)
 	pg, err := postgres.NewBackup(l.services.pg.db, postgres.Staging(wal), nil)
 	if err != nil {
 		t.Fatal(err)
