@@ -166,7 +166,7 @@ func checkSQLiteCopy(t *testing.T, path, mode string, want int64) {
 	}
 }
 
-func waitFor(t *testing.T, done func() bool) {
+func waitFor(t testing.TB, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !done(); {
 		if time.Now().After(deadline) {

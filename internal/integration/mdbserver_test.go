@@ -18,7 +18,7 @@ import (
 )
 
 // mdbProgram returns the path of a program of MariaDB.
-func mdbProgram(t *testing.T, name string) string {
+func mdbProgram(t testing.TB, name string) string {
 	t.Helper()
 	for _, dir := range []string{"/usr/sbin", "/usr/bin"} {
 		if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
@@ -44,7 +44,7 @@ func mdbSmall() []string {
 }
 
 // initMDB makes a data directory.
-func initMDB(t *testing.T, data string, settings ...string) {
+func initMDB(t testing.TB, data string, settings ...string) {
 	t.Helper()
 	own(t, data)
 	args := []string{"--no-defaults", "--datadir=" + data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", "--innodb-doublewrite=OFF"}
@@ -55,7 +55,7 @@ func initMDB(t *testing.T, data string, settings ...string) {
 }
 
 // startMDB starts a server on data.
-func startMDB(t *testing.T, data string, settings ...string) *mdbServer {
+func startMDB(t testing.TB, data string, settings ...string) *mdbServer {
 	t.Helper()
 	dir := serverDir(t)
 	s := &mdbServer{data: data, socket: filepath.Join(dir, "s")}
@@ -71,7 +71,7 @@ func startMDB(t *testing.T, data string, settings ...string) *mdbServer {
 }
 
 // newMDB starts a server on a new data directory with a binary log.
-func newMDB(t *testing.T, settings ...string) *mdbServer {
+func newMDB(t testing.TB, settings ...string) *mdbServer {
 	t.Helper()
 	data := filepath.Join(serverDir(t), "data")
 	initMDB(t, data)
@@ -79,7 +79,7 @@ func newMDB(t *testing.T, settings ...string) *mdbServer {
 }
 
 // openMDB connects as a user.
-func openMDB(t *testing.T, socket, user, database string) *sql.DB {
+func openMDB(t testing.TB, socket, user, database string) *sql.DB {
 	t.Helper()
 	c := mysql.NewConfig()
 	c.Net, c.Addr, c.User, c.DBName, c.InterpolateParams = "unix", socket, user, database, true
@@ -94,7 +94,7 @@ func openMDB(t *testing.T, socket, user, database string) *sql.DB {
 }
 
 // exec runs statements that must succeed.
-func (s *mdbServer) exec(t *testing.T, statements ...string) {
+func (s *mdbServer) exec(t testing.TB, statements ...string) {
 	t.Helper()
 	for _, q := range statements {
 		if _, err := s.db.ExecContext(t.Context(), q); err != nil {
@@ -104,7 +104,7 @@ func (s *mdbServer) exec(t *testing.T, statements ...string) {
 }
 
 // status returns a number that the server counts.
-func (s *mdbServer) status(t *testing.T, name string) int64 {
+func (s *mdbServer) status(t testing.TB, name string) int64 {
 	t.Helper()
 	var n int64
 	if err := s.db.QueryRowContext(t.Context(), "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = ?", name).Scan(&n); err != nil {

@@ -37,7 +37,7 @@ type redisServer struct {
 }
 
 // redisBin returns the directory with the programs of Redis.
-func redisBin(t *testing.T) string {
+func redisBin(t testing.TB) string {
 	t.Helper()
 	path, err := exec.LookPath("redis-server")
 	realtest.Require(t, err == nil, "there is no Redis server")
@@ -45,12 +45,12 @@ func redisBin(t *testing.T) string {
 }
 
 // startRedis starts a server on data.
-func startRedis(t *testing.T, data string, settings ...string) *redisServer {
+func startRedis(t testing.TB, data string, settings ...string) *redisServer {
 	t.Helper()
 	return startRedisAt(t, filepath.Join(serverDir(t), "socket"), data, settings...)
 }
 
-func startRedisAt(t *testing.T, socket, data string, settings ...string) *redisServer {
+func startRedisAt(t testing.TB, socket, data string, settings ...string) *redisServer {
 	t.Helper()
 	s := &redisServer{data: data, socket: socket}
 	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--dir", data, "--daemonize", "no"}, settings...)
@@ -64,7 +64,7 @@ func startRedisAt(t *testing.T, socket, data string, settings ...string) *redisS
 }
 
 // openRedis connects as the manual of the recipe says.
-func openRedis(t *testing.T, socket, user, password string) *goredis.Client {
+func openRedis(t testing.TB, socket, user, password string) *goredis.Client {
 	t.Helper()
 	c := goredis.NewClient(&goredis.Options{
 		Network: "unix", Addr: socket, Username: user, Password: password,
@@ -80,7 +80,7 @@ func redisConn(c *goredis.Client) redis.Conn {
 }
 
 // do runs a command that must succeed.
-func (s *redisServer) do(t *testing.T, args ...any) any {
+func (s *redisServer) do(t testing.TB, args ...any) any {
 	t.Helper()
 	reply, err := s.client.Do(t.Context(), args...).Result()
 	if err != nil {
@@ -143,7 +143,7 @@ type acked struct {
 }
 
 // startRedisLoad fills the server and starts workers, until the test is over.
-func startRedisLoad(t *testing.T, s *redisServer, workers, accounts int, pause time.Duration) *redisLoad {
+func startRedisLoad(t testing.TB, s *redisServer, workers, accounts int, pause time.Duration) *redisLoad {
 	t.Helper()
 	l := &redisLoad{client: s.client, accounts: accounts, acked: make([]atomic.Int64, workers)}
 	pipe := s.client.Pipeline()
@@ -231,7 +231,7 @@ func (l *redisLoad) before(ago time.Duration) []int64 {
 }
 
 // waitMore waits until every worker has done some more.
-func (l *redisLoad) waitMore(t *testing.T, more int64) {
+func (l *redisLoad) waitMore(t testing.TB, more int64) {
 	t.Helper()
 	before := l.seen()
 	waitFor(t, func() bool {
@@ -246,7 +246,7 @@ func (l *redisLoad) waitMore(t *testing.T, more int64) {
 
 // check returns a function for VerifyOptions.Check: the invariant, and nothing
 // missing that was acknowledged before.
-func (l *redisLoad) check(t *testing.T, before []int64) func(context.Context, redis.Instance) error {
+func (l *redisLoad) check(t testing.TB, before []int64) func(context.Context, redis.Instance) error {
 	return func(ctx context.Context, at redis.Instance) error {
 		c := openRedis(t, at.Socket, "", "")
 		defer c.Close()
