@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/stillpoint-go/protect/hooks/lint"
 )
 
 // frozenWorld is an application whose state is in a file of its volume.
@@ -92,6 +94,11 @@ func TestRehearse(t *testing.T) {
 		})
 	}
 	w := newFrozen(t)
+	var res rehearsalResult
+	w.json(&res, "--hold", w.path("hold"), "backup", "--rehearse", "--window", "45s", w.path("data"))
+	if len(res.Findings) != 1 || res.Findings[0].Rule != lint.LongWindow {
+		t.Errorf("findings of a long window: %v", res.Findings)
+	}
 	if out := w.fails(exitFailure, "backup", "--rehearse", w.path("data")); !strings.Contains(out, "--rehearse needs") {
 		t.Errorf("nothing to freeze: %s", out)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/stillpoint-go/protect"
+	"github.com/stillpoint-go/protect/hooks/lint"
 )
 
 // rehearsalResult is what backup --rehearse prints.
@@ -20,6 +21,8 @@ type rehearsalResult struct {
 	ThawMS    float64           `json:"thaw_ms"`
 	Doubts    []string          `json:"doubts"`
 	Members   []rehearsedMember `json:"members"`
+	// Findings are mistakes that show without freezing anything.
+	Findings []lint.Finding `json:"findings"`
 }
 
 type rehearsedMember struct {
@@ -29,7 +32,7 @@ type rehearsedMember struct {
 	Proven    bool    `json:"proven"`
 }
 
-// rehearse freezes and thaws the application.
+// rehearse freezes and thaws the application, and looks for mistakes.
 func (c *cli) rehearse(ctx context.Context, p *protect.Protector, app *protect.Application) error {
 	r, err := p.Rehearse(ctx, *app)
 	if err != nil {
@@ -37,7 +40,7 @@ func (c *cli) rehearse(ctx context.Context, p *protect.Protector, app *protect.A
 	}
 	res := rehearsalResult{
 		Name: app.Name, Level: r.Level.String(), WindowMS: millis(r.Freeze.Window), FrozenMS: millis(r.Freeze.Frozen),
-		QuiesceMS: millis(r.Freeze.Quiesce), ThawMS: millis(r.Freeze.Thaw), Doubts: some(r.Freeze.Doubts()),
+		QuiesceMS: millis(r.Freeze.Quiesce), ThawMS: millis(r.Freeze.Thaw), Doubts: some(r.Freeze.Doubts()), Findings: some(p.Lint(*app)),
 	}
 	for _, m := range r.Freeze.Members {
 		res.Members = append(res.Members, rehearsedMember{Name: m.Name, QuiesceMS: millis(m.Quiesce), ThawMS: millis(m.Thaw), Proven: m.Proven})
@@ -51,6 +54,9 @@ func (c *cli) rehearse(ctx context.Context, p *protect.Protector, app *protect.A
 		fmt.Fprintf(w, "frozen\t%.1f ms of %.0f ms, without a cut\n", res.FrozenMS, res.WindowMS)
 		for _, m := range res.Members {
 			fmt.Fprintf(w, "%s\tfrozen in %.1f ms, thawed in %.1f ms\n", text(m.Name), m.QuiesceMS, m.ThawMS)
+		}
+		for _, f := range res.Findings {
+			fmt.Fprintf(w, "%s\t%s\n", f.Severity, text(f.String()))
 		}
 	})
 }

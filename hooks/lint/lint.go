@@ -97,6 +97,17 @@ func (f Finding) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Severity) UnmarshalText(text []byte) error {
+	for _, known := range []Severity{Warning, Error} {
+		if known.String() == string(text) {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("lint: no such severity: %q", text)
+}
+
 // DefaultPatience is how long a supervisor commonly waits for an application that
 // does not answer: three probes of a Kubernetes pod, 10 s apart.
 const DefaultPatience = 30 * time.Second

@@ -4,6 +4,7 @@ package lint_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -245,5 +246,24 @@ func TestRealMembers(t *testing.T) {
 	d.Helper[0], d.Freeze[0], d.Thaw[0] = "", "", ""
 	if again := p.Describe(); again.Helper[0] != exe || again.Freeze[0] != exe || again.Thaw[0] != exe {
 		t.Errorf("the description is not a copy: %+v", again)
+	}
+}
+
+// TestFindingJSON stores a finding and reads it again.
+func TestFindingJSON(t *testing.T) {
+	for _, s := range []lint.Severity{lint.Error, lint.Warning} {
+		want := lint.Finding{Rule: lint.LongWindow, Severity: s, Member: "m", Volume: "v", What: "w", Fix: "f"}
+		b, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got lint.Finding
+		if err := json.Unmarshal(b, &got); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", b, got, err)
+		}
+	}
+	var s lint.Severity
+	if err := s.UnmarshalText([]byte("fatal")); err == nil {
+		t.Error("an unknown severity is read")
 	}
 }
