@@ -19,6 +19,12 @@
 // library in the process. A lock that was lost like that is noticed by Held if
 // somebody has committed since, given that the pool allows two connections.
 //
+// # A process that is stalled
+//
+// SQLite has no lease: while the process that holds the lock is stopped, the
+// writers of other processes wait. [Serve] holds it in a process of its own, which
+// ends with its parent or with the window.
+//
 // # Restore
 //
 // The restored files need no preparation. [Verify] opens nothing itself: it
