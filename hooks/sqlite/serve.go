@@ -15,10 +15,11 @@ import (
 
 // Serve holds a database in a process of its own, the program of a quiescer of
 // hooks/command: it takes the write lock, writes the line READY, and rolls back
-// when stdin ends, or when the window is over, which is an error. So writers of
+// when stdin ends, or when the window is over, which is an error: then it closes
+// stdout before it rolls back, so that nobody takes it for holding. Writers of
 // other processes go on in time also if the process that takes the recovery point
-// is stalled, and its locks are out of its own reach (see "The POSIX lock trap").
-// The end of the process releases the lock in any case.
+// is stalled, and the locks are out of its reach (see "The POSIX lock trap"). The
+// end of the process releases the lock in any case.
 //
 //	if len(os.Args) == 3 && os.Args[1] == "hold-sqlite" {
 //		db, err := sql.Open("sqlite", os.Args[2])
@@ -34,7 +35,7 @@ import (
 //	hold, err := command.New([]string{executable, "hold-sqlite", "/srv/shop/shop.db"}, nil)
 //
 // A read of stdin may go on after Serve has returned: the process is to end then.
-func Serve(ctx context.Context, db *sql.DB, window time.Duration, stdin io.Reader, stdout io.Writer) error {
+func Serve(ctx context.Context, db *sql.DB, window time.Duration, stdin io.Reader, stdout io.WriteCloser) error {
 	q, err := New(db, nil)
 	if err != nil {
 		return err
@@ -50,6 +51,9 @@ func Serve(ctx context.Context, db *sql.DB, window time.Duration, stdin io.Reade
 	}
 	if _, err = fmt.Fprintln(stdout, "READY"); err == nil {
 		err = waitForEnd(ctx, stdin)
+	}
+	if err != nil {
+		err = errors.Join(err, stdout.Close())
 	}
 	ctx, cancelThaw := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancelThaw()

@@ -168,6 +168,7 @@ func TestSQLiteStalled(t *testing.T) {
 			if err := c.Process.Signal(syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
+			<-time.After(200 * time.Millisecond) // it sees what has happened
 			if _, err := io.WriteString(stdin, "go on\n"); err != nil {
 				t.Fatal(err)
 			}
