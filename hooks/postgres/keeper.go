@@ -183,7 +183,7 @@ func (r *segmentReader) fill() error {
 
 // keepSegments hands the WAL of a backup to the keeper.
 func keepSegments(ctx context.Context, s *session, keep Keeper, info *Info) error {
-	for _, name := range segments(info.Timeline, info.Start, info.Stop, info.SegmentSize) {
+	for name := range segments(info.Timeline, info.Start, info.Stop, info.SegmentSize) {
 		r := &segmentReader{ctx: ctx, s: s, info: info, name: name}
 		if err := keep.Keep(ctx, name, info.SegmentSize, r); err != nil {
 			return fmt.Errorf("keep WAL segment %s: %w", name, err)

@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 )
@@ -37,15 +38,17 @@ func (l *LSN) UnmarshalText(text []byte) (err error) {
 // segmentName is the length of the name of a WAL segment.
 const segmentName = 24
 
-// segments returns the names of the WAL segments from the byte at start to the
-// byte before stop.
-func segments(timeline uint32, start, stop LSN, size int64) []string {
+// segments yields the names of the WAL segments from the byte at start to the
+// byte before stop. Evidence may claim any number of them.
+func segments(timeline uint32, start, stop LSN, size int64) iter.Seq[string] {
 	perID := uint64(1<<32) / uint64(size)
-	var names []string
-	for n := uint64(start) / uint64(size); n <= (uint64(stop)-1)/uint64(size); n++ {
-		names = append(names, fmt.Sprintf("%08X%08X%08X", timeline, n/perID, n%perID))
+	return func(yield func(string) bool) {
+		for n := uint64(start) / uint64(size); n <= (uint64(stop)-1)/uint64(size); n++ {
+			if !yield(fmt.Sprintf("%08X%08X%08X", timeline, n/perID, n%perID)) {
+				return
+			}
+		}
 	}
-	return names
 }
 
 // segmentStart returns the position of the first byte of a segment by its

@@ -149,7 +149,7 @@ func (r *restoring) wal(ctx context.Context) error {
 	if err != nil || r.opts.WAL == nil {
 		return err
 	}
-	for _, name := range segments(r.info.Timeline, r.info.Start, r.info.Stop, r.info.SegmentSize) {
+	for name := range segments(r.info.Timeline, r.info.Start, r.info.Stop, r.info.SegmentSize) {
 		if err := errors.Join(ctx.Err(), copyFile(r.opts.WAL, name, place)); err != nil {
 			return err
 		}

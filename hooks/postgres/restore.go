@@ -178,7 +178,7 @@ func (r *restoring) checkWAL(context.Context) error {
 	if from == nil {
 		return nil // the archive has it; the server fails if not
 	}
-	for _, name := range segments(r.info.Timeline, start, stop, r.info.SegmentSize) {
+	for name := range segments(r.info.Timeline, start, stop, r.info.SegmentSize) {
 		if err := r.checkSegmentIn(from, name); err != nil {
 			return fmt.Errorf("WAL from %s to %s: %w", start, stop, err)
 		}

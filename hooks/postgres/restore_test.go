@@ -152,6 +152,7 @@ func TestPrepareRestoreRefuses(t *testing.T) {
 		spoil      string // file to overwrite
 	}{
 		"no WAL":              {},
+		"WAL of all time":     {changes: map[string]any{"stop": "FFFFFFFF/FFFFFFFF"}, wal: fakeKept()},
 		"WAL with a gap":      {wal: missing},
 		"short WAL":           {wal: short},
 		"recycled WAL":        {wal: foreign},
