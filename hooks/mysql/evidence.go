@@ -156,6 +156,9 @@ func ParseEvidence(e hooks.Evidence) (*Info, error) {
 	if i.ServerUUID == "" || i.StartLSN == 0 || i.StartLSN > i.StopLSN || i.PageSize < 4<<10 || i.PageSize > 64<<10 || i.PageSize&(i.PageSize-1) != 0 {
 		return nil, inconsistent("the evidence makes no sense: server %.40q, LSN %d to %d, pages of %d bytes", i.ServerUUID, i.StartLSN, i.StopLSN, i.PageSize)
 	}
+	if err := innodb.CheckKept(i.Settings, settingsKept()); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInconsistent, err)
+	}
 	for _, name := range []string{i.BinlogFile, i.BinlogName, i.BinlogIndex} {
 		if name != "" && (path.Base(name) != name || name == "." || name == "..") {
 			return nil, inconsistent("the evidence names a binary log %.80q", name)

@@ -311,3 +311,28 @@ func TestPrepareRestoreRefuses(t *testing.T) {
 		t.Error("Verify without Info is accepted")
 	}
 }
+
+// TestHostileSettings has evidence with settings that Verify would give to a
+// server: one loads a library, one leads elsewhere.
+func TestHostileSettings(t *testing.T) {
+	parse := func(settings map[string]string) error {
+		b, err := json.Marshal(map[string]any{
+			"format": 1, "method": "backup", "server_uuid": "u", "start_lsn": 2, "stop_lsn": 2, "checkpoint_lsn": 1, "page_size": 16384, "settings": settings,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = mysql.ParseEvidence(hooks.Evidence{"mysql.json": b})
+		return err
+	}
+	if err := parse(map[string]string{"innodb_page_size": "16384", "innodb_data_file_path": "ibdata1:12M;ibdata2:10M:autoextend:max:1G"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"plugin-load-add": "evil.so", "init-file": "x", "innodb_data_file_path": "ibdata1:12M;/etc/passwd:1M", "lower_case_table_names": "0 --init-file=x",
+	} {
+		if err := parse(map[string]string{name: value}); !errors.Is(err, mysql.ErrInconsistent) {
+			t.Errorf("%s=%s: %v", name, value, err)
+		}
+	}
+}

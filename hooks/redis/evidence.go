@@ -113,7 +113,8 @@ func ParseEvidence(e hooks.Evidence) (*Info, error) {
 		}
 	}
 	for _, name := range names {
-		if name == "" || name == "." || name == ".." || name != filepath.Base(name) {
+		// They become options of a program, too.
+		if name == "" || name == "." || name == ".." || name[0] == '-' || name != filepath.Base(name) {
 			return nil, fmt.Errorf("%w: %.100q is no name of a file", ErrInconsistent, name)
 		}
 	}

@@ -201,7 +201,7 @@ func TestParseEvidence(t *testing.T) {
 	}{
 		"good": {"format", 1, true}, "format": {"format", 2, false}, "method": {"method", "x", false},
 		"file": {"appendfilename", "../a.aof", false}, "directory": {"appenddirname", "/etc", false}, "parent": {"appenddirname", "..", false},
-		"single file": {"appenddirname", "", true}, "no AOF": {"appendonly", false, true},
+		"an option": {"appendfilename", "--loadmodule", false}, "single file": {"appenddirname", "", true}, "no AOF": {"appendonly", false, true},
 	} {
 		m := maps.Clone(good)
 		m[tt.key] = tt.value

@@ -44,6 +44,9 @@ func (s Settings) Unsafe(n Needs) []string {
 	if v := s["innodb_doublewrite"]; !n.Still && !n.AtomicPages && v != "ON" && v != "1" && v != "DETECT_AND_RECOVER" {
 		unsafe("innodb_doublewrite is %.20s: a page that is half written in the cut is lost. Switch it on, or set Options.AtomicPageWrites if the storage writes %s bytes atomically", v, s["innodb_page_size"])
 	}
+	if v := s["innodb_data_file_path"]; !plain(v) {
+		unsafe("innodb_data_file_path is %.200q: its files have to be named without a place", v)
+	}
 	if strings.Contains(s["innodb_data_file_path"], "raw") {
 		unsafe("the system tablespace is on a raw device")
 	}
@@ -57,6 +60,24 @@ func (s Settings) Unsafe(n Needs) []string {
 		unsafe("sync_binlog is %d: commits are acknowledged before they are in the binary log on disk, and a recovery rolls back what is not there. Set it to 1, or Options.Relaxed if the last ones may be missing", v)
 	}
 	return reasons
+}
+
+// CheckKept refuses settings in evidence that no recipe stores: they become
+// options of a server, and one that names a library has it loaded.
+func CheckKept(kept map[string]string, names []string) error {
+	for name, value := range kept {
+		if !slices.Contains(names, name) || !plain(value) {
+			return fmt.Errorf("the evidence has a setting %.40q of %.80q", name, value)
+		}
+	}
+	return nil
+}
+
+// plain says whether a value is made of names and numbers, without a place.
+func plain(value string) bool {
+	return !strings.ContainsFunc(value, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_.:;-", r)
+	})
 }
 
 // dirSettings are the settings that place files outside of the data directory.
