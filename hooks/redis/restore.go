@@ -164,7 +164,7 @@ func manifestLine(line string) (name string, seq int64, kind string, err error) 
 		rest = rest[len(name):]
 	}
 	n, scanned := fmt.Sscanf(rest, " seq %d type %1s", &seq, &kind)
-	if !ok || err != nil || scanned != nil || n != 2 || name == "" || name != filepath.Base(name) {
+	if !ok || err != nil || scanned != nil || n != 2 || name == "" || name == "." || name == ".." || name != filepath.Base(name) {
 		return "", 0, "", inconsistent("the manifest has a line that makes no sense: %.200q", line)
 	}
 	return name, seq, kind, nil
