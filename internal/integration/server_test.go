@@ -144,18 +144,21 @@ func (d *daemon) end(sig syscall.Signal) {
 func mountFS(t testing.TB, kind string) string {
 	t.Helper()
 	dir := serverDir(t)
-	return mountImage(t, kind, filepath.Join(dir, "image"), filepath.Join(dir, "mount"))
+	return mountImage(t, kind, filepath.Join(dir, "image"), filepath.Join(dir, "mount"), imageSize)
 }
 
-// mountImage makes a file system in a file, and mounts it until the test is over.
-func mountImage(t testing.TB, kind, image, mount string) string {
+const imageSize = 2 << 30
+
+// mountImage makes a file system in a sparse file, and mounts it until the test
+// is over.
+func mountImage(t testing.TB, kind, image, mount string, size int64) string {
 	t.Helper()
 	mkfs, err := exec.LookPath("mkfs." + kind)
 	realtest.Require(t, err == nil, "mkfs."+kind+" is missing")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(image, 2<<30); err != nil {
+	if err := os.Truncate(image, size); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(mount, 0o755); err != nil {

@@ -46,7 +46,8 @@ type site struct {
 
 func newSite(b *testing.B) *site {
 	b.Helper()
-	mount := mountFS(b, "btrfs")
+	base := serverDir(b)
+	mount := mountImage(b, "btrfs", filepath.Join(base, "image"), filepath.Join(base, "mount"), 16<<30) // what is released is freed late
 	s := &site{b: b, dir: filepath.Join(mount, "site")}
 	system(b, "btrfs", "subvolume", "create", s.dir)
 	own(b, s.dir)
@@ -71,9 +72,6 @@ func (s *site) clear() {
 	if err := s.set.Release(s.b.Context()); err != nil {
 		s.b.Fatal(err)
 	}
-	if s.n%20 == 0 { // what is released is freed later, by and by
-		system(s.b, "btrfs", "subvolume", "sync", filepath.Dir(s.dir))
-	}
 }
 
 func (s *site) sqlite() hooks.Member {
@@ -86,7 +84,7 @@ func (s *site) filesystem(kind string) hooks.Member {
 	if err != nil {
 		s.b.Fatal(err)
 	}
-	mount := mountImage(s.b, kind, filepath.Join(s.dir, kind), filepath.Join(serverDir(s.b), "mount"))
+	mount := mountImage(s.b, kind, filepath.Join(s.dir, kind), filepath.Join(serverDir(s.b), "mount"), imageSize)
 	q, err := fsfreeze.New(mount, &fsfreeze.Options{Helper: []string{self}})
 	if err != nil {
 		s.b.Fatal(err)
