@@ -194,9 +194,10 @@ func (q *Quiescer) Traits() hooks.Traits {
 }
 
 // Prepare implements hooks.Preparer: it checks the server, its tables and layout
-// and the permissions. Its error joins everything that is wrong, and matches fs.ErrPermission for missing grants,
-// ErrUnsafe, ErrBusy, and errors.ErrUnsupported for a server that is too old, of
-// another make, or part of a Galera cluster.
+// and the permissions. Its error joins everything that is wrong, and matches
+// fs.ErrPermission for missing grants, ErrUnsafe, ErrBusy, and
+// errors.ErrUnsupported for a server that is too old, of another make, or part of
+// a Galera cluster.
 func (q *Quiescer) Prepare(ctx context.Context) error {
 	s, err := innodb.Open(ctx, q.db)
 	if err != nil {

@@ -8,9 +8,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,34 +62,9 @@ func TestMariaDBStalled(t *testing.T) {
 }
 
 func testMDBStalled(t *testing.T, s *mdbServer, load *mdbLoad, method string, sig syscall.Signal) {
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := exec.CommandContext(t.Context(), exe, "-test.run=^TestMariaDBHolderProcess$")
-	c.Env = append(os.Environ(), mdbHolderEnv+"="+method+" "+s.socket)
-	stdin, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = c.Process.Kill()
-		_ = c.Wait()
-	}()
-	lines := bufio.NewScanner(stdout)
-	for lines.Scan() && lines.Text() != "HOLDS" {
-	}
+	h := startHolder(t, "TestMariaDBHolderProcess", mdbHolderEnv+"="+method+" "+s.socket)
 	began := time.Now()
-	if err := c.Process.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
+	h.signal(t, sig)
 	if sig == syscall.SIGSTOP {
 		<-time.After(mdbWindow / 10) // what was acknowledged has arrived by now
 		before := load.seen()
@@ -110,24 +83,9 @@ func testMDBStalled(t *testing.T, s *mdbServer, load *mdbLoad, method string, si
 	if took > limit {
 		t.Errorf("the writers resumed %v after the signal, want at most %v", took, limit)
 	}
-	if sig == syscall.SIGKILL {
-		return
+	if sig == syscall.SIGSTOP {
+		h.saysLost(t)
 	}
-	if err := c.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(stdin, "go on\n"); err != nil {
-		t.Fatal(err)
-	}
-	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), "LOST "); ok {
-			if rest != "true true" {
-				t.Errorf("Held and Thaw after the stall say that the hold is lost: %s", rest)
-			}
-			return
-		}
-	}
-	t.Error("the process did not say what it knows")
 }
 
 // TestMariaDBLosesProof does what makes a cut worthless, during the hold.

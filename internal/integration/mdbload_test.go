@@ -9,8 +9,6 @@ import (
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,12 +21,10 @@ import (
 // without a gap, up to at least the last one that was acknowledged. With a
 // journal, each transfer is then noted in a table that knows no transactions.
 type mdbLoad struct {
+	*workers
 	db       *sql.DB
 	accounts int
-	pause    time.Duration
 	journal  bool
-	acked    []atomic.Int64 // by worker
-	stop     func()
 }
 
 // startMDBLoad fills the database and starts workers, until the test is over.
@@ -42,32 +38,9 @@ func startMDBLoad(t *testing.T, s *mdbServer, workers, accounts int, pause time.
 	if journal {
 		s.exec(t, "CREATE TABLE shop.journal (worker int, n bigint, PRIMARY KEY (worker, n)) ENGINE=MyISAM")
 	}
-	l := &mdbLoad{db: openMDB(t, s.socket, "root", "shop"), accounts: accounts, pause: pause, journal: journal, acked: make([]atomic.Int64, workers)}
+	l := &mdbLoad{db: openMDB(t, s.socket, "root", "shop"), accounts: accounts, journal: journal}
 	l.db.SetMaxIdleConns(workers)
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			for n := int64(1); ctx.Err() == nil; n++ {
-				if err := l.transfer(ctx, w, n); err != nil {
-					if ctx.Err() == nil {
-						t.Errorf("worker %d: %v", w, err)
-					}
-					return
-				}
-				l.acked[w].Store(n)
-				select {
-				case <-time.After(l.pause):
-				case <-ctx.Done():
-				}
-			}
-		})
-	}
-	l.stop = func() {
-		cancel()
-		wg.Wait()
-	}
-	t.Cleanup(l.stop)
+	l.workers = startWorkers(t, workers, pause, l.transfer)
 	return l
 }
 
@@ -98,29 +71,6 @@ func (l *mdbLoad) transfer(ctx context.Context, worker int, n int64) error {
 	}
 	_, err = l.db.ExecContext(ctx, "INSERT INTO journal VALUES (?, ?)", worker, n)
 	return err
-}
-
-// seen returns what every worker has acknowledged by now.
-func (l *mdbLoad) seen() []int64 {
-	var seen []int64
-	for w := range l.acked {
-		seen = append(seen, l.acked[w].Load())
-	}
-	return seen
-}
-
-// waitMore waits until every worker has done some more.
-func (l *mdbLoad) waitMore(t *testing.T, more int64) {
-	t.Helper()
-	before := l.seen()
-	waitFor(t, func() bool {
-		for w, n := range l.seen() {
-			if n < before[w]+more {
-				return false
-			}
-		}
-		return true
-	})
 }
 
 // check returns a function for VerifyOptions.Check: the invariant, and nothing

@@ -11,10 +11,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -61,34 +59,9 @@ func TestPostgresStalled(t *testing.T) {
 }
 
 func testStalled(t *testing.T, s *pgServer, load *pgLoad, sig syscall.Signal) {
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := exec.CommandContext(t.Context(), exe, "-test.run=^TestPostgresHolderProcess$")
-	c.Env = append(os.Environ(), pgHolderEnv+"="+s.socket)
-	stdin, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = c.Process.Kill()
-		_ = c.Wait()
-	}()
-	lines := bufio.NewScanner(stdout)
-	for lines.Scan() && lines.Text() != "HOLDS" {
-	}
+	h := startHolder(t, "TestPostgresHolderProcess", pgHolderEnv+"="+s.socket)
 	began := time.Now()
-	if err := c.Process.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
+	h.signal(t, sig)
 	held := func() (n int) {
 		if err := s.db.QueryRowContext(t.Context(), "SELECT count(*) FROM pg_replication_slots").Scan(&n); err != nil {
 			t.Error(err)
@@ -109,24 +82,9 @@ func testStalled(t *testing.T, s *pgServer, load *pgLoad, sig syscall.Signal) {
 	if took > limit {
 		t.Errorf("the backup ended %v after the signal, want at most %v", took, limit)
 	}
-	if sig == syscall.SIGKILL {
-		return
+	if sig == syscall.SIGSTOP {
+		h.saysLost(t)
 	}
-	if err := c.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(stdin, "go on\n"); err != nil {
-		t.Fatal(err)
-	}
-	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), "LOST "); ok {
-			if rest != "true true" {
-				t.Errorf("Held and Thaw after the stall say that the hold is lost: %s", rest)
-			}
-			return
-		}
-	}
-	t.Error("the process did not say what it knows")
 }
 
 // TestPostgresOldLease tries what version 13 is held with, on any version: the

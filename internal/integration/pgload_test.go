@@ -9,8 +9,6 @@ import (
 	"database/sql"
 	"fmt"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,11 +20,9 @@ import (
 // balance is that of its entries, and the entries of a worker are 1, 2, 3, …
 // without a gap, up to at least the last one that was acknowledged.
 type pgLoad struct {
+	*workers
 	db       *sql.DB
 	accounts int
-	pause    time.Duration
-	acked    []atomic.Int64 // by worker
-	stop     func()
 }
 
 // startLoad fills the database and starts workers, until the test is over.
@@ -37,31 +33,8 @@ func startLoad(t *testing.T, s *pgServer, workers, accounts int, pause time.Dura
 		fmt.Sprintf("INSERT INTO account SELECT i, 0, repeat(md5(i::text), 4) FROM generate_series(0, %d) i", accounts-1),
 		"CREATE TABLE ledger (worker int, n bigint, debit int, credit int, amount bigint, filler text, PRIMARY KEY (worker, n))",
 		"CREATE INDEX ON ledger (debit)", "CREATE INDEX ON ledger (credit)", "CHECKPOINT")
-	l := &pgLoad{db: s.db, accounts: accounts, pause: pause, acked: make([]atomic.Int64, workers)}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			for n := int64(1); ctx.Err() == nil; n++ {
-				if err := l.transfer(ctx, w, n); err != nil {
-					if ctx.Err() == nil {
-						t.Errorf("worker %d: %v", w, err)
-					}
-					return
-				}
-				l.acked[w].Store(n)
-				select {
-				case <-time.After(l.pause):
-				case <-ctx.Done():
-				}
-			}
-		})
-	}
-	l.stop = func() {
-		cancel()
-		wg.Wait()
-	}
-	t.Cleanup(l.stop)
+	l := &pgLoad{db: s.db, accounts: accounts}
+	l.workers = startWorkers(t, workers, pause, l.transfer)
 	return l
 }
 
@@ -88,29 +61,6 @@ func (l *pgLoad) transfer(ctx context.Context, worker int, n int64) error {
 		return err
 	}
 	return tx.Commit()
-}
-
-// seen returns what every worker has acknowledged by now.
-func (l *pgLoad) seen() []int64 {
-	var seen []int64
-	for w := range l.acked {
-		seen = append(seen, l.acked[w].Load())
-	}
-	return seen
-}
-
-// waitMore waits until every worker has done some more.
-func (l *pgLoad) waitMore(t *testing.T, more int64) {
-	t.Helper()
-	before := l.seen()
-	waitFor(t, func() bool {
-		for w, n := range l.seen() {
-			if n < before[w]+more {
-				return false
-			}
-		}
-		return true
-	})
 }
 
 // check returns a function for VerifyOptions.Check: the invariant, and nothing

@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -50,36 +48,6 @@ func TestRedisHolderProcess(t *testing.T) {
 	fmt.Println("LOST", errors.Is(held, hooks.ErrHoldLost), errors.Is(thaw, hooks.ErrHoldLost))
 }
 
-// redisHolder starts the process and returns when it holds.
-func redisHolder(t *testing.T, socket string) (*exec.Cmd, io.Writer, *bufio.Scanner) {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := exec.CommandContext(t.Context(), exe, "-test.run=^TestRedisHolderProcess$")
-	c.Env = append(os.Environ(), redisHolderEnv+"="+socket)
-	stdin, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = c.Process.Kill()
-		_ = c.Wait()
-	})
-	lines := bufio.NewScanner(stdout)
-	for lines.Scan() && lines.Text() != "HOLDS" {
-	}
-	return c, stdin, lines
-}
-
 // TestRedisStalled stops and kills who has paused writes: they go on when the
 // window is over, or as soon as somebody recovers; and no setting is another
 // one than before.
@@ -93,10 +61,8 @@ func TestRedisStalled(t *testing.T) {
 		recover bool
 	}{{"stopped", syscall.SIGSTOP, false}, {"killed", syscall.SIGKILL, false}, {"killed and recovered", syscall.SIGKILL, true}} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, stdin, lines := redisHolder(t, s.socket)
-			if err := c.Process.Signal(tt.sig); err != nil {
-				t.Fatal(err)
-			}
+			h := startHolder(t, "TestRedisHolderProcess", redisHolderEnv+"="+s.socket)
+			h.signal(t, tt.sig)
 			if paused, err := s.paused(t.Context()); !paused || err != nil {
 				t.Fatalf("the process did not hold: %v", err)
 			}
@@ -112,7 +78,7 @@ func TestRedisStalled(t *testing.T) {
 				t.Errorf("writes went on after %v, want at most %v", took, limit)
 			}
 			if tt.sig == syscall.SIGSTOP {
-				sayLost(t, c, stdin, lines)
+				h.saysLost(t)
 			}
 		})
 	}
@@ -133,26 +99,6 @@ func recoverRedis(t *testing.T, s *redisServer) {
 			t.Error(err)
 		}
 	}
-}
-
-// sayLost lets a stopped process go on and say what it knows.
-func sayLost(t *testing.T, c *exec.Cmd, stdin io.Writer, lines *bufio.Scanner) {
-	t.Helper()
-	if err := c.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(stdin, "go on\n"); err != nil {
-		t.Fatal(err)
-	}
-	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), "LOST "); ok {
-			if rest != "true true" {
-				t.Errorf("Held and Thaw after the stall say that the hold is lost: %s", rest)
-			}
-			return
-		}
-	}
-	t.Error("the process did not say what it knows")
 }
 
 // TestRedisLosesProof does what makes a cut worthless, during the hold.

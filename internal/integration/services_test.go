@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,10 +36,10 @@ var servicePoints = flag.Int("services.points", 5, "recovery points of three ser
 // 1, 2, 3, … without a gap, and no money is missing but what a worker has in
 // its hands.
 type services struct {
+	*workers
 	pg     *pgServer
 	redis  *goredis.Client
 	sqlite *sql.DB
-	acked  []atomic.Int64 // by worker
 }
 
 // amount is what step n adds to its service.
@@ -54,31 +52,13 @@ func amount(n int64) int64 {
 
 func startServices(t *testing.T, pg *pgServer, rd *goredis.Client, lite *sql.DB, workers int) *services {
 	t.Helper()
-	s := &services{pg: pg, redis: rd, sqlite: lite, acked: make([]atomic.Int64, workers)}
+	s := &services{pg: pg, redis: rd, sqlite: lite}
 	const table = "CREATE TABLE step (worker int, n bigint, amount bigint, PRIMARY KEY (worker, n))"
 	pg.exec(t, table)
 	if _, err := lite.ExecContext(t.Context(), table); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			for n := int64(1); ctx.Err() == nil; n++ {
-				if err := s.step(ctx, w, n); err != nil {
-					if ctx.Err() == nil {
-						t.Errorf("worker %d, step %d: %v", w, n, err)
-					}
-					return
-				}
-				s.acked[w].Store(n)
-			}
-		})
-	}
-	t.Cleanup(func() {
-		cancel()
-		wg.Wait()
-	})
+	s.workers = startWorkers(t, workers, 0, s.step)
 	return s
 }
 
@@ -92,14 +72,6 @@ func (s *services) step(ctx context.Context, worker int, n int64) (err error) {
 		_, err = s.sqlite.ExecContext(ctx, "INSERT INTO step VALUES ($1, $2, $3)", worker, n, amount(n))
 	}
 	return err
-}
-
-func (s *services) seen() []int64 {
-	var seen []int64
-	for w := range s.acked {
-		seen = append(seen, s.acked[w].Load())
-	}
-	return seen
 }
 
 // steps are those found in restored services, by worker and number, with their
@@ -276,15 +248,7 @@ func (l *layout) takePoints(t *testing.T, p *protect.Protector, app protect.Appl
 	app.Name, app.Require = "shop", protect.ApplicationConsistent
 	var last [3]steps
 	for i := range *servicePoints {
-		more := l.services.seen()
-		waitFor(t, func() bool {
-			for w, n := range l.services.seen() {
-				if n < more[w]+9 {
-					return false
-				}
-			}
-			return true
-		})
+		l.services.waitMore(t, 9)
 		before := l.services.seen()
 		rp, err := p.Run(t.Context(), app, fmt.Sprint("point-", i))
 		if err != nil {

@@ -10,11 +10,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -131,51 +128,20 @@ func TestSQLiteServe(t *testing.T) {
 func TestSQLiteStalled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	acked := startInserts(t, openSQLite(t, path, "wal", time.Minute))
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
-			c := exec.CommandContext(t.Context(), exe, "-test.run=^TestSQLiteHolderProcess$")
-			c.Env = append(os.Environ(), sqliteHolderEnv+"="+path)
-			stdin, err1 := c.StdinPipe()
-			stdout, err2 := c.StdoutPipe()
-			if err := errors.Join(err1, err2, c.Start()); err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				_ = c.Process.Kill()
-				_ = c.Wait()
-			}()
-			lines := bufio.NewScanner(stdout)
-			for lines.Scan() && lines.Text() != "HOLDS" {
-			}
+			h := startHolder(t, "TestSQLiteHolderProcess", sqliteHolderEnv+"="+path)
 			<-time.After(20 * time.Millisecond) // replies under way arrive
 			frozen, began := acked.Load(), time.Now()
-			if err := c.Process.Signal(sig); err != nil {
-				t.Fatal(err)
-			}
+			h.signal(t, sig)
 			waitFor(t, func() bool { return acked.Load() > frozen })
 			took := time.Since(began)
 			t.Logf("writers went on %v after the signal, with a window of %v", took, sqliteWindow)
 			if took > sqliteWindow+time.Second || sig == syscall.SIGSTOP && took < sqliteWindow/4 {
 				t.Errorf("writers went on %v after the signal", took)
 			}
-			if sig == syscall.SIGKILL {
-				return
-			}
-			if err := c.Process.Signal(syscall.SIGCONT); err != nil {
-				t.Fatal(err)
-			}
-			<-time.After(200 * time.Millisecond) // it sees what has happened
-			if _, err := io.WriteString(stdin, "go on\n"); err != nil {
-				t.Fatal(err)
-			}
-			for lines.Scan() && !strings.HasPrefix(lines.Text(), "LOST ") {
-			}
-			if lines.Text() != "LOST true true" {
-				t.Errorf("Held and Thaw after the stall: %q, want that the hold is lost", lines.Text())
+			if sig == syscall.SIGSTOP {
+				h.saysLost(t)
 			}
 		})
 	}
